@@ -1,0 +1,166 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Validate reports everything that is wrong with a complete configuration beyond what the schema says, as Problems.
+func (c *Config) Validate() error { return c.problems().err() }
+
+func (c *Config) problems() Problems {
+	v := &validator{}
+	v.ports(c)
+	v.upstreams(c)
+	v.secretClasses(c)
+	v.rest(c)
+	return v.found
+}
+
+type validator struct{ found Problems }
+
+func (v *validator) bad(path, remedy, format string, args ...any) {
+	v.found = append(v.found, Problem{Path: path, Message: fmt.Sprintf(format, args...), Remedy: remedy})
+}
+
+func (v *validator) ports(c *Config) {
+	taken := map[string]string{}
+	check := func(path, addr string) {
+		_, port, err := net.SplitHostPort(addr)
+		n, convErr := strconv.Atoi(port)
+		if err != nil || convErr != nil || n < 1 || n > 65535 {
+			v.bad(path, "use HOST:PORT with a port from 1 to 65535", "%q is no address and port", addr)
+			return
+		}
+		if by, ok := taken[addr]; ok {
+			v.bad(path, "choose another port", "%s is already used by %s", addr, by)
+		}
+		taken[addr] = path
+	}
+	check("listen", c.Listen)
+	check("control_listen", c.ControlListen)
+	if c.LoopbackModel.On() {
+		check("loopback_model.listen", c.LoopbackModel.Listen)
+	}
+}
+
+// reservedDoors are first path segments of the gateway that cannot name an upstream.
+var reservedDoors = []string{"v1", "v1beta", "mcp", "health", "ready"}
+
+func (v *validator) upstreams(c *Config) {
+	if len(c.Upstreams) == 0 {
+		v.bad("upstreams", "declare at least one upstream, or leave loopback_model.enabled out", "there is none, and the built-in model is off")
+	}
+	classes := map[string]SecretClass{}
+	for _, s := range c.SecretClasses {
+		classes[s.Name] = s
+	}
+	seen := map[string]int{}
+	for i, u := range c.Upstreams {
+		at := fmt.Sprintf("upstreams[%d]", i)
+		if first, twice := seen[u.Name]; twice {
+			v.bad(at+".name", "give each upstream its own name", "%s is also the name of upstreams[%d]", u.Name, first)
+		} else {
+			seen[u.Name] = i
+		}
+		if slices.Contains(reservedDoors, u.Name) {
+			v.bad(at+".name", "choose another name", "%s is a path of the gateway itself", u.Name)
+		}
+		host := v.upstreamURL(at+".url", u.URL)
+		if u.SecretClass == "" {
+			continue
+		}
+		s, ok := classes[u.SecretClass]
+		switch {
+		case !ok:
+			v.bad(at+".secret_class", "declare it under secret_classes, or remove the field to send no credential", "no secret class has the name %s", u.SecretClass)
+		case host != "" && !hasHost(s.Hosts, host):
+			v.bad(at+".secret_class", "add "+host+" to the hosts of "+s.Name+", or use another class", "%s may not be sent to %s", s.Name, host)
+		}
+	}
+}
+
+func hasHost(hosts []string, host string) bool {
+	return slices.ContainsFunc(hosts, func(h string) bool { return strings.EqualFold(strings.Trim(h, "[]"), host) })
+}
+
+// upstreamURL returns the host, "" where the URL cannot be used.
+func (v *validator) upstreamURL(at, raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		var why *url.Error
+		if errors.As(err, &why) {
+			err = why.Err // without the URL, which may hold a password
+		}
+		v.bad(at, "write scheme, host and base path, e.g. https://api.openai.com", "cannot be read: %v", err)
+		return ""
+	}
+	switch {
+	case u.Hostname() == "":
+		v.bad(at, "write scheme, host and base path, e.g. https://api.openai.com", "has no host")
+	case u.User != nil:
+		v.bad(at, "remove the user information and use a secret class", "carries user information")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		v.bad(at, "remove everything from the ? or # on", "carries a query or fragment")
+	case u.Scheme == "http" && !local(u.Hostname()):
+		v.bad(at, "use https; http is for addresses of this machine", "would send the credential unencrypted to %s", u.Hostname())
+	}
+	return u.Hostname()
+}
+
+// local holds for names and addresses that never leave the machine.
+func local(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || (ip != nil && ip.IsLoopback())
+}
+
+func (v *validator) secretClasses(c *Config) {
+	seen := map[string]int{}
+	for i, s := range c.SecretClasses {
+		at := fmt.Sprintf("secret_classes[%d]", i)
+		if first, twice := seen[s.Name]; twice {
+			v.bad(at+".name", "give each secret class its own name", "%s is also the name of secret_classes[%d]", s.Name, first)
+		}
+		seen[s.Name] = i
+		if s.TTL < 0 {
+			v.bad(at+".ttl", "use a positive duration such as 10m", "is negative")
+		}
+	}
+}
+
+func (v *validator) rest(c *Config) {
+	if c.ExtProc.Replicas > 1 && c.RedisURL == "" {
+		v.bad("extproc.replicas", "set redis_url, so that the processes share which tokens are spent", "%d processes cannot share the in-process store", c.ExtProc.Replicas)
+	}
+	if c.RedisURL != "" {
+		if _, err := url.Parse(c.RedisURL); err != nil {
+			v.bad("redis_url", "use redis://HOST:PORT/DB, rediss:// for TLS or unix://PATH", "cannot be read")
+		}
+	}
+	for _, l := range []struct {
+		path string
+		link Link
+	}{{"signer", c.Signer}, {"registry", c.Registry}, {"xds", c.XDS}} {
+		v.link(l.path, l.link)
+	}
+}
+
+func (v *validator) link(path string, l Link) {
+	for _, a := range []struct{ field, addr string }{{"listen", l.Listen}, {"address", l.Address}} {
+		if a.field == "address" && l.Address == l.Listen {
+			continue
+		}
+		sock, unix := strings.CutPrefix(a.addr, "unix:")
+		switch {
+		case unix && len(sock) > maxSocketPath:
+			v.bad(path+"."+a.field, "choose a shorter path", "the socket's path has %d bytes, more than the %d that the system takes", len(sock), maxSocketPath)
+		case !unix && l.TLS == nil:
+			v.bad(path+"."+a.field, "add "+path+".tls with cert_file, key_file and ca_file, or use a Unix socket", "%s would be reached without authentication", a.addr)
+		}
+	}
+}
