@@ -38,14 +38,14 @@ const (
 	ReceiptKey = "receipt"
 
 	// maxHeadersKB lets a token of 8 KiB, the SDKs' own headers and cookies through; more gets 431.
+	maxMaxBody = 1 << 30 // bytes; HTTP/2 windows end at 2 GiB
+
 	maxHeadersKB    = 96
 	maxHeaders      = 128
 	requestTimeout  = 5 * time.Minute // for the whole request to arrive; a 32 MiB body over a slow line needs 2
 	headersTimeout  = 10 * time.Second
 	connectionIdle  = 15 * time.Minute
 	h2Streams       = 256
-	h2StreamWindow  = 1 << 20 // bytes; Envoy's default of 256 MiB lets one client fill the memory
-	h2Connection    = 4 << 20
 	bufferHeadroom  = 64 << 10
 	listenerName    = "door/reverse"
 	scopedRoutesSet = "contracts"
@@ -71,7 +71,7 @@ func (d Door) Validate() error {
 	if d.ExtProcCluster == "" {
 		errs = append(errs, errors.New("door: the processor's cluster is missing"))
 	}
-	if d.MaxBody < 0 || d.MaxBody > 1<<30 {
+	if d.MaxBody < 0 || d.MaxBody > maxMaxBody {
 		errs = append(errs, errors.New("door: the body limit must be between 1 byte and 1 GiB"))
 	}
 	if d.MessageTimeout < 0 {
@@ -152,15 +152,21 @@ func connectionManager(d Door) (*hcmv3.HttpConnectionManager, error) {
 		UpgradeConfigs: []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
-			IdleTimeout:                  durationpb.New(connectionIdle),
-			MaxHeadersCount:              wrapperspb.UInt32(maxHeaders),
-			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_REJECT_REQUEST,
+			IdleTimeout:     durationpb.New(connectionIdle),
+			MaxHeadersCount: wrapperspb.UInt32(maxHeaders),
+			// An upstream may read x_api_key as x-api-key, so such headers go no further. They are not refused: on
+			// HTTP/1.1 a refusal by the codec closes the connection without an answer (Envoy 1.40.0, measured), and
+			// Codex sends session_id with every call.
+			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_DROP_HEADER,
 		},
 		HttpProtocolOptions: &corev3.Http1ProtocolOptions{},
 		Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
-			MaxConcurrentStreams:        wrapperspb.UInt32(h2Streams),
-			InitialStreamWindowSize:     wrapperspb.UInt32(h2StreamWindow),
-			InitialConnectionWindowSize: wrapperspb.UInt32(h2Connection),
+			MaxConcurrentStreams: wrapperspb.UInt32(h2Streams),
+			// On HTTP/2 the stream's window is also what the processor's BUFFERED mode may hold: with 1 MiB here a
+			// body of 2 MiB got 413 although the listener's buffer was larger (Envoy 1.40.0, measured). The
+			// connection's window is the same, so that one client cannot fill the memory by opening streams.
+			InitialStreamWindowSize:     wrapperspb.UInt32(uint32(d.MaxBody + bufferHeadroom)),
+			InitialConnectionWindowSize: wrapperspb.UInt32(uint32(d.MaxBody + bufferHeadroom)),
 		},
 		MaxRequestHeadersKb:   wrapperspb.UInt32(maxHeadersKB),
 		StreamIdleTimeout:     durationpb.New(routeIdle),
@@ -178,8 +184,6 @@ func connectionManager(d Door) (*hcmv3.HttpConnectionManager, error) {
 		SkipXffAppend:              true,
 		GenerateRequestId:          wrapperspb.Bool(false),
 		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
-		// The upstream's URL decides plain or TLS, not what the client said.
-		StripPortMode: nil,
 	}, nil
 }
 

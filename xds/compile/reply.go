@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"strings"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -16,17 +18,39 @@ import (
 
 // reply turns one kind of answer that Envoy makes by itself into a refusal of ours.
 type reply struct {
-	when string // CEL over Envoy's attributes
-	code code.Code
-	// status 0: the code's own.
-	status uint32
+	details []string // beginnings of %RESPONSE_CODE_DETAILS%, as Envoy 1.40.0 writes them
+	code    code.Code
+	status  uint32 // 0: the code's own
 }
 
-// replies are tried in order. Answers that the processor gave (code details "ext_proc_local_response…") are matched by
-// none: they carry their own body. Details as Envoy 1.40.0 writes them.
+// ProcessorDetails begins the details of every answer that the processor gives itself, if it gives any. Such answers
+// carry their own body, so no entry of the table below may match them.
+const ProcessorDetails = "sallyport"
+
+// replies are tried in order; an answer that none of them knows is a fault of the gate.
 var replies = []reply{
-	{when: `response.code_details.startsWith("rbac_access_denied")`, code: code.GateUnavailable},
-	{when: `response.code_details.startsWith("ext_proc_error")`, code: code.GateUnavailable},
+	{details: []string{"request_payload_too_large"}, code: code.PayloadTooLarge},
+	{details: []string{"path_normalization_failed"}, code: code.PathNotCanonical},
+	{details: []string{"rbac_access_denied", "ext_proc_error", "cluster_not_found", "overload"}, code: code.GateUnavailable},
+	{details: []string{"route_not_found", "direct_response"}, code: code.RouteNotAllowed},
+	{details: []string{"response_timeout", "upstream_response_timeout", "upstream_per_try", "upstream_max_stream_duration", "max_duration_timeout", "stream_idle_timeout"}, code: code.UpstreamTimeout},
+	{details: []string{"upstream_", "no_healthy_upstream", "early_upstream"}, code: code.UpstreamUnreachable},
+	{details: []string{"request_overall_timeout", "request_header_timeout"}, code: code.InvalidRequest, status: http.StatusRequestTimeout},
+	{details: []string{"http1.", "http2.", "missing_host_header", "missing_path", "absolute_path_rejected", "low_version", "invalid_"}, code: code.InvalidRequest},
+	{code: code.GateInternal},
+}
+
+// when is the CEL expression that is true for r's answers.
+func (r reply) when() string {
+	if len(r.details) == 0 {
+		// An answer of the processor without details has an empty string here.
+		return fmt.Sprintf("response.code_details != '' && !response.code_details.startsWith('%s')", ProcessorDetails)
+	}
+	terms := make([]string, len(r.details))
+	for i, d := range r.details {
+		terms[i] = fmt.Sprintf("response.code_details.startsWith('%s')", d)
+	}
+	return strings.Join(terms, " || ")
 }
 
 // localReplies gives every answer that Envoy makes by itself a code, a JSON body that OpenAI, Anthropic and Gemini
@@ -52,7 +76,7 @@ func localReplies() (*hcmv3.LocalReplyConfig, error) {
 }
 
 func (r reply) mapper() (*hcmv3.ResponseMapper, error) {
-	filter, err := pack(&celv3.ExpressionFilter{Expression: r.when})
+	filter, err := pack(&celv3.ExpressionFilter{Expression: r.when()})
 	if err != nil {
 		return nil, err
 	}
