@@ -1,0 +1,85 @@
+# Everything that a person or the CI runs. `make help` lists the targets from their comments.
+SHELL := /bin/sh
+GO ?= go
+TOOLS := $(CURDIR)/.tools
+BIN := $(CURDIR)/bin/sallyport
+LINT := $(TOOLS)/golangci-lint
+
+# A system Envoy of at least 1.39 is used where ENVOY names one; else the pinned one is installed into the checkout.
+ENVOY ?= $(TOOLS)/envoy
+export ENVOY
+
+# The configuration of `make up`; without one the defaults need no file.
+CONFIG ?=
+# How long each fuzz target runs in `make test`, and in `make fuzz`.
+SMOKETIME ?= 3s
+FUZZTIME ?= 60s
+
+UNIT := ./signer/... ./extproc/... ./xds/... ./envoy/... ./compose/...
+
+.DEFAULT_GOAL := help
+.PHONY: help up test unit fuzz-smoke e2e lint build fuzz bench clean deps redis
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: build deps ## build, start everything, check it and print what to paste; Ctrl-C ends it
+	@exec $(BIN) up $(if $(CONFIG),-c $(CONFIG))
+
+build: ## build bin/sallyport
+	$(GO) build -o $(BIN) ./compose/sallyport
+
+deps: build $(ENVOY) ## install the pinned Envoy into .tools, unless ENVOY names another
+
+$(TOOLS)/envoy: | build
+	$(BIN) doctor --install-envoy $(TOOLS)
+
+test: ## everything: unit tests under the race detector, fuzz smoke, end to end, lint
+	@begin=$$(date +%s); \
+	for step in deps redis unit fuzz-smoke e2e lint; do \
+		echo "== $$step"; \
+		$(MAKE) --no-print-directory $$step || { echo "== $$step failed"; exit 1; }; \
+	done; \
+	echo "== all passed in $$(( $$(date +%s) - begin )) s"
+
+unit: ## unit tests under the race detector
+	$(GO) test -race -timeout 10m $(UNIT)
+
+e2e: deps ## end-to-end tests against real Envoy and real Redis
+	$(GO) test -timeout 20m ./tests/...
+
+fuzz-smoke: ## each fuzz target for SMOKETIME
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(SMOKETIME)
+
+fuzz: ## each fuzz target for FUZZTIME
+	@grep -rl --include='*_test.go' '^func Fuzz' $(patsubst ./%/...,%,$(UNIT)) | while read -r file; do \
+		dir=$$(dirname "$$file"); \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
+			echo "$$dir $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "./$$dir" </dev/null || exit 1; \
+		done; \
+	done
+
+lint: $(LINT) ## golangci-lint, pinned in .tools.mod
+	$(LINT) run ./...
+
+$(LINT): .tools.mod .tools.sum
+	$(GO) build -modfile=.tools.mod -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+bench: build deps ## load figures side by side: direct, Envoy alone, no-op processor, Sallyport
+	$(GO) run ./bench
+
+# The tests of the replay store start a real redis-server. In CI it must be there; elsewhere they are skipped without.
+redis: ## install redis-server where it is missing and possible
+	@command -v redis-server >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends redis-server; \
+	elif [ -n "$$CI" ]; then \
+		echo "redis-server is missing and cannot be installed"; exit 1; \
+	else \
+		echo "redis-server is missing; the tests that need it are skipped"; \
+	fi
+
+clean: ## remove what was built and the data of `make up`; keeps .tools
+	rm -rf bin .sallyport coverage.out
+	$(GO) clean -testcache
