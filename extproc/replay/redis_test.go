@@ -178,7 +178,7 @@ func TestRedisKilledUnderLoadPassesNothingTwice(t *testing.T) {
 					res, err := stores[r%2].Claim(ctx, c)
 					if err != nil {
 						failed.Add(1)
-						c.RequestID += "x" // another request, as a client that was refused would send
+						c = nonce(c.Nonce) // another request, as a client that was refused would send
 						return err
 					}
 					if res.Status == replay.OK {
