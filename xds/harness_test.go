@@ -22,16 +22,13 @@ import (
 	"testing"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
-	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/structpb"
-
 	"sallyport/envoy"
 	"sallyport/xds/compile"
 	"sallyport/xds/server"
 )
+
+// systemCA is where Debian keeps the bundle.
+const systemCA = "/etc/ssl/certs/ca-certificates.crt"
 
 var verbose = flag.Bool("envoy-log", false, "print Envoy's own log")
 
@@ -81,7 +78,7 @@ func newWorld(t testing.TB, opts ...option) *world {
 	if *verbose {
 		level = slog.LevelDebug
 	}
-	w.server, err = server.New(server.Config{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), SystemCA: "/etc/ssl/certs/ca-certificates.crt"})
+	w.server, err = server.New(server.Config{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), SystemCA: systemCA})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +140,8 @@ func (w *world) startEnvoy(bin string, cfg envoy.Config) {
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		w.t.Fatal(err)
 	}
-	cmd := exec.Command(bin, "-c", path, "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning")
+	cmd := exec.Command(bin, "-c", path, "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning",
+		"--file-flush-interval-msec", "20") // Envoy keeps access log lines back for 10 s by default
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out := &tail{}
 	cmd.Stderr = out
@@ -264,161 +262,6 @@ func (u *upstream) take() []*http.Request {
 	defer u.mu.Unlock()
 	out := u.seen
 	u.seen = nil
-	return out
-}
-
-// processor is an ext_proc server that obeys the request's x-test-* headers.
-type processor struct {
-	extprocv3.UnimplementedExternalProcessorServer
-	path string
-	grpc *grpc.Server
-
-	mu       sync.Mutex
-	requests []*corev3.HeaderMap
-	bodies   []int
-	replies  []string // "status details" of each response phase
-}
-
-func newProcessor(t testing.TB, path string) *processor {
-	p := &processor{path: path}
-	p.start(t)
-	t.Cleanup(func() { p.grpc.Stop() })
-	return p
-}
-
-func (p *processor) start(t testing.TB) {
-	t.Helper()
-	_ = os.Remove(p.path)
-	l, err := net.Listen("unix", p.path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(128 << 20))
-	extprocv3.RegisterExternalProcessorServer(p.grpc, p)
-	go func() { _ = p.grpc.Serve(l) }()
-}
-
-func value(h *corev3.HeaderMap, name string) string {
-	for _, e := range h.GetHeaders() {
-		if e.GetKey() == name {
-			return string(e.GetRawValue())
-		}
-	}
-	return ""
-}
-
-// Process answers one exchange.
-func (p *processor) Process(str extprocv3.ExternalProcessor_ProcessServer) error {
-	var h *corev3.HeaderMap
-	for {
-		req, err := str.Recv()
-		if err != nil {
-			return nil
-		}
-		resp := &extprocv3.ProcessingResponse{}
-		switch m := req.GetRequest().(type) {
-		case *extprocv3.ProcessingRequest_RequestHeaders:
-			h = m.RequestHeaders.GetHeaders()
-			p.mu.Lock()
-			p.requests = append(p.requests, h)
-			p.mu.Unlock()
-			switch value(h, "x-test-do") {
-			case "close":
-				return nil
-			case "fail":
-				return errors.New("told to fail")
-			case "hang":
-				<-str.Context().Done()
-				return nil
-			case "immediate":
-				resp.Response = immediate(typev3.StatusCode_PayloadTooLarge, "from processor")
-				return str.Send(resp)
-			}
-			common := &extprocv3.CommonResponse{}
-			if m.RequestHeaders.GetEndOfStream() {
-				common = verdict(h, resp)
-			}
-			resp.Response = &extprocv3.ProcessingResponse_RequestHeaders{RequestHeaders: &extprocv3.HeadersResponse{Response: common}}
-		case *extprocv3.ProcessingRequest_RequestBody:
-			p.mu.Lock()
-			p.bodies = append(p.bodies, len(m.RequestBody.GetBody()))
-			p.mu.Unlock()
-			if value(h, "x-test-do") == "close-at-body" {
-				return nil
-			}
-			resp.Response = &extprocv3.ProcessingResponse_RequestBody{RequestBody: &extprocv3.BodyResponse{Response: verdict(h, resp)}}
-		case *extprocv3.ProcessingRequest_ResponseHeaders:
-			details := ""
-			for _, a := range req.GetAttributes() {
-				details = a.GetFields()["response.code_details"].GetStringValue()
-			}
-			p.mu.Lock()
-			p.replies = append(p.replies, value(m.ResponseHeaders.GetHeaders(), ":status")+" "+details)
-			p.mu.Unlock()
-			if value(h, "x-test-do") == "close-at-response" {
-				return nil
-			}
-			resp.Response = &extprocv3.ProcessingResponse_ResponseHeaders{ResponseHeaders: &extprocv3.HeadersResponse{}}
-		case *extprocv3.ProcessingRequest_ResponseBody:
-			resp.Response = &extprocv3.ProcessingResponse_ResponseBody{ResponseBody: &extprocv3.BodyResponse{}}
-		case *extprocv3.ProcessingRequest_ResponseTrailers:
-			resp.Response = &extprocv3.ProcessingResponse_ResponseTrailers{ResponseTrailers: &extprocv3.TrailersResponse{}}
-		default:
-			return fmt.Errorf("unexpected %T", m)
-		}
-		if err := str.Send(resp); err != nil {
-			return err
-		}
-	}
-}
-
-func immediate(status typev3.StatusCode, body string) *extprocv3.ProcessingResponse_ImmediateResponse {
-	return &extprocv3.ProcessingResponse_ImmediateResponse{ImmediateResponse: &extprocv3.ImmediateResponse{
-		Status: &typev3.HttpStatus{Code: status}, Body: []byte(body),
-		Headers: &extprocv3.HeaderMutation{SetHeaders: []*corev3.HeaderValueOption{set("content-type", "text/x-own"), set("x-own", "1")}},
-	}}
-}
-
-func set(k, v string) *corev3.HeaderValueOption {
-	return &corev3.HeaderValueOption{
-		Header:       &corev3.HeaderValue{Key: k, RawValue: []byte(v)},
-		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
-	}
-}
-
-// verdict rewrites the request as the gate does: authority, path and scope in one mutation, the verdict as metadata.
-func verdict(h *corev3.HeaderMap, resp *extprocv3.ProcessingResponse) *extprocv3.CommonResponse {
-	m := &extprocv3.HeaderMutation{RemoveHeaders: []string{"x-test-authority", "x-test-path", "x-test-scope", "authorization"}}
-	for from, to := range map[string]string{"x-test-authority": ":authority", "x-test-path": ":path", "x-test-scope": compile.ScopeHeader} {
-		if v := value(h, from); v != "" {
-			m.SetHeaders = append(m.SetHeaders, set(to, v))
-		}
-	}
-	m.SetHeaders = append(m.SetHeaders, set("authorization", "swapped"))
-	if value(h, "x-test-do") != "no-verdict" {
-		resp.DynamicMetadata = &structpb.Struct{Fields: map[string]*structpb.Value{
-			compile.MetadataNamespace: structpb.NewStructValue(&structpb.Struct{Fields: map[string]*structpb.Value{
-				compile.VerdictKey: structpb.NewStringValue(compile.VerdictAllow),
-				compile.ReceiptKey: structpb.NewStringValue("rcpt_test"),
-			}}),
-		}}
-	}
-	return &extprocv3.CommonResponse{HeaderMutation: m, ClearRouteCache: true}
-}
-
-func (p *processor) seen() []*corev3.HeaderMap {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := p.requests
-	p.requests = nil
-	return out
-}
-
-func (p *processor) answers() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := p.replies
-	p.replies = nil
 	return out
 }
 
