@@ -152,6 +152,24 @@ func TestNearest(t *testing.T) {
 	}
 }
 
+func TestHostsOfSecretClasses(t *testing.T) {
+	c, err := Parse("x.yaml", []byte(`
+upstreams:
+  - {name: a, dialect: openai, url: "http://127.0.0.1:9001/base", secret_class: k}
+  - {name: b, dialect: openai, url: "https://eu.example.com", secret_class: k}
+  - {name: c, dialect: openai, url: "https://other.example.net:8443"}
+secret_classes:
+  - {name: k, from: "env:K", hosts: ["127.0.0.1", "*.example.com", "api.example.org:8443"]}
+`), "/base")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Join(c.Authorities(c.SecretClasses[0]), " ")
+	if want := "*.example.com 127.0.0.1 127.0.0.1:9001 api.example.org:8443 eu.example.com"; got != want {
+		t.Errorf("authorities %s, want %s", got, want)
+	}
+}
+
 // FuzzParse: no input may panic, and what is accepted is complete and says nothing twice.
 func FuzzParse(f *testing.F) {
 	files, _ := filepath.Glob("testdata/broken/*.yaml")

@@ -32,7 +32,7 @@ const (
 	// maxSocketPath is the room that Linux gives a Unix socket's path, less the ending zero.
 	maxSocketPath = 107
 	// longestSocket is the longest name that is used in the run directory.
-	longestSocket = "/extproc-00.sock"
+	longestSocket = "/extproc-00.status.sock"
 
 	// developmentCredential stands for a provider's key where only the built-in model is called. It opens nothing.
 	developmentCredential = "static:development-only-not-a-real-key"

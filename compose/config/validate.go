@@ -71,7 +71,7 @@ func (v *validator) upstreams(c *Config) {
 		if slices.Contains(reservedDoors, u.Name) {
 			v.bad(at+".name", "choose another name", "%s is a path of the gateway itself", u.Name)
 		}
-		host := v.upstreamURL(at+".url", u.URL)
+		to := v.upstreamURL(at+".url", u.URL)
 		if u.SecretClass == "" {
 			continue
 		}
@@ -79,18 +79,43 @@ func (v *validator) upstreams(c *Config) {
 		switch {
 		case !ok:
 			v.bad(at+".secret_class", "declare it under secret_classes, or remove the field to send no credential", "no secret class has the name %s", u.SecretClass)
-		case host != "" && !hasHost(s.Hosts, host):
-			v.bad(at+".secret_class", "add "+host+" to the hosts of "+s.Name+", or use another class", "%s may not be sent to %s", s.Name, host)
+		case to != nil && !slices.ContainsFunc(s.Hosts, func(h string) bool { return covers(h, to) }):
+			v.bad(at+".secret_class", "add "+to.Host+" to the hosts of "+s.Name+", or use another class", "%s may not be sent to %s", s.Name, to.Host)
 		}
 	}
 }
 
-func hasHost(hosts []string, host string) bool {
-	return slices.ContainsFunc(hosts, func(h string) bool { return strings.EqualFold(strings.Trim(h, "[]"), host) })
+// covers says whether a host of a secret class stands for an upstream's host and port. A host without a port stands for
+// whatever port the upstream has, since the operator declared both; *.example.com is every name below example.com.
+func covers(pattern string, u *url.URL) bool {
+	pattern = strings.ToLower(pattern)
+	host, authority := strings.ToLower(u.Hostname()), strings.ToLower(u.Host)
+	if pattern == authority || strings.Trim(pattern, "[]") == host {
+		return true
+	}
+	below, ok := strings.CutPrefix(pattern, "*")
+	return ok && (strings.HasSuffix(authority, below) || strings.HasSuffix(host, below))
 }
 
-// upstreamURL returns the host, "" where the URL cannot be used.
-func (v *validator) upstreamURL(at, raw string) string {
+// Authorities are the hosts of a secret class with the ports that the upstreams of the class have.
+func (c *Config) Authorities(s SecretClass) []string {
+	out := make([]string, 0, len(s.Hosts))
+	for _, h := range s.Hosts {
+		out = append(out, strings.ToLower(h))
+	}
+	for _, up := range c.Upstreams {
+		u, err := up.ParsedURL()
+		if err != nil || up.SecretClass != s.Name || !slices.ContainsFunc(s.Hosts, func(h string) bool { return covers(h, u) }) {
+			continue
+		}
+		out = append(out, strings.ToLower(u.Host))
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// upstreamURL returns the URL, nil where it cannot be used.
+func (v *validator) upstreamURL(at, raw string) *url.URL {
 	u, err := url.Parse(raw)
 	if err != nil {
 		var why *url.Error
@@ -98,11 +123,12 @@ func (v *validator) upstreamURL(at, raw string) string {
 			err = why.Err // without the URL, which may hold a password
 		}
 		v.bad(at, "write scheme, host and base path, e.g. https://api.openai.com", "cannot be read: %v", err)
-		return ""
+		return nil
 	}
 	switch {
 	case u.Hostname() == "":
 		v.bad(at, "write scheme, host and base path, e.g. https://api.openai.com", "has no host")
+		return nil
 	case u.User != nil:
 		v.bad(at, "remove the user information and use a secret class", "carries user information")
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
@@ -110,7 +136,7 @@ func (v *validator) upstreamURL(at, raw string) string {
 	case u.Scheme == "http" && !local(u.Hostname()):
 		v.bad(at, "use https; http is for addresses of this machine", "would send the credential unencrypted to %s", u.Hostname())
 	}
-	return u.Hostname()
+	return u
 }
 
 // local holds for names and addresses that never leave the machine.
