@@ -109,3 +109,12 @@ func String(raw []byte) (string, error) {
 	}
 	return tok.text(raw), nil
 }
+
+// Compare orders strings by their UTF-16 code units, as RFC 8785 and JavaScript's sort do.
+func Compare(a, b string) int { return compareUTF16(a, b) }
+
+// AppendString writes a string of valid UTF-8 in canonical form, for those who build a fixed document by hand.
+func AppendString(dst []byte, s string) []byte { return appendString(dst, s) }
+
+// AppendNumber writes a finite double in canonical form.
+func AppendNumber(dst []byte, f float64) []byte { return appendNumber(dst, f) }

@@ -252,6 +252,7 @@ func TestUnmarshal(t *testing.T) {
 		{"wrong type", `{"s":1}`, "$.s", "want string, not number"},
 		{"null string", `{"s":null}`, "$.s", "null is not allowed here"},
 		{"null element", `{"list":[null]}`, "$.list[0]", "null is not allowed here"},
+		{"null document", `null`, "$", "null is not allowed here"},
 		{"null in a map", `{"m":{"a b":null}}`, `$.m["a b"]`, "null is not allowed here"},
 	}
 	for _, tt := range tests {

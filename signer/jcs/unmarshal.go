@@ -17,7 +17,12 @@ func Unmarshal(data []byte, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := fits(n, reflect.TypeOf(v)); err != nil {
+	t := reflect.TypeOf(v)
+	if t == nil || t.Kind() != reflect.Pointer {
+		return &Error{Path: "$", Reason: "want a pointer to decode into"}
+	}
+	// The pointer itself must not let null through: it would leave v as it was.
+	if err := fits(n, t.Elem()); err != nil {
 		return err
 	}
 	if err := json.Unmarshal(data, v); err != nil {
