@@ -106,15 +106,3 @@ func TestContractsChangeUnderTraffic(t *testing.T) {
 	w.put(hashOf(1), "anthropic")
 	w.until("the change", func() bool { return w.call(call{scope: hashOf(1)}).code == code.RouteNotAllowed })
 }
-
-// With the routes taken away, as only a test does, every upstream is open to every contract: then the other walls must hold.
-func TestRoutesTakenAway(t *testing.T) {
-	w := newWorld(t)
-	if err := w.server.PutContract(compile.Allow{Hash: hashOf(1), Open: true}); err != nil {
-		t.Fatal(err)
-	}
-	w.put(hashOf(2), "anthropic")
-	w.until("the routes", func() bool { return w.call(call{scope: hashOf(1), to: "/anything"}).status == 200 })
-	w.call(call{scope: hashOf(1), to: "/anything", do: "close"}).refused(t, code.GateUnavailable)
-	w.call(call{scope: hashOf(2)}).refused(t, code.RouteNotAllowed)
-}

@@ -95,16 +95,6 @@ func TestProcessorFaults(t *testing.T) {
 	})
 }
 
-// Without the guard a processor that closes its stream cleanly lets the call through; here only the routes stop it.
-func TestGuardIsNeeded(t *testing.T) {
-	w := newWorld(t, func(d *compile.Door, _ *envoy.Config) {
-		d.Weaken = func(what string) bool { return what == "guard" }
-	})
-	w.put(hashOf(1), "openai")
-	w.call(call{scope: hashOf(1), do: "no-verdict"}).passed(t, "/base/v1/chat/completions")
-	w.call(call{scope: hashOf(1), do: "close"}).refused(t, code.RouteNotAllowed)
-}
-
 func h2client() *http.Client {
 	return &http.Client{Transport: &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, addr)

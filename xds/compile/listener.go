@@ -22,6 +22,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"sallyport/signer/weaken"
 )
 
 // Defaults of a Door.
@@ -58,8 +60,6 @@ type Door struct {
 	MaxBody        int64         // bytes; 0: DefaultMaxBody
 	MessageTimeout time.Duration // 0: DefaultMessageTimeout
 	AccessLog      string        // absolute path of the access log; empty: standard output of Envoy
-	Weaken         func(what string) bool
-	// Weaken names the walls to leave out, for the test that takes them away one by one; nil leaves all standing.
 }
 
 // Validate reports everything that is wrong with d, joined.
@@ -82,8 +82,6 @@ func (d Door) Validate() error {
 	}
 	return errors.Join(errs...)
 }
-
-func (d Door) weakened(what string) bool { return d.Weaken != nil && d.Weaken(what) }
 
 func (d Door) withDefaults() Door {
 	if d.MaxBody == 0 {
@@ -226,7 +224,7 @@ func httpFilters(d Door) ([]*hcmv3.HttpFilter, error) {
 	}
 	out := make([]*hcmv3.HttpFilter, 0, len(chain))
 	for _, f := range chain {
-		if f.name == "envoy.filters.http.rbac" && d.weakened("guard") {
+		if f.name == "envoy.filters.http.rbac" && weaken.Off("guard") {
 			continue
 		}
 		cfg, err := pack(f.cfg)
