@@ -128,7 +128,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"two active keys", []string{"is active, and so is"}, func(t *testing.T, dir string) { file(t, dir, 1, active); file(t, dir, 2, active) }},
 		{"wide directory", []string{"mode is 0750", "chmod 0700"}, func(t *testing.T, dir string) {
 			file(t, dir, 1, active)
-			must(t, os.Chmod(dir, 0o750)) //nolint:gosec // the case
+			must(t, os.Chmod(dir, 0o750))
 		}},
 		{"wide file", []string{"mode is 0640", "chmod 0600"}, func(t *testing.T, dir string) { must(t, os.Chmod(file(t, dir, 1, active), 0o640)) }},
 		{"all problems at once", []string{"unknown member", "mode is 0604", "seed_b64u is not"}, nil},
