@@ -1,0 +1,295 @@
+package evlog
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Durability is how much an append must survive before it is acknowledged.
+type Durability uint8
+
+// The durabilities.
+const (
+	Written Durability = iota // handed to the operating system: survives the death of any process
+	Synced                    // fdatasync returned: survives the machine
+)
+
+// Defaults of Options.
+const (
+	DefaultSegmentBytes = 64 << 20
+	// DefaultSyncEvery is how often a log with only Written appends is synced in the background.
+	DefaultSyncEvery = 10 * time.Millisecond
+)
+
+// ErrClosed is returned for appends to a log that was closed.
+var ErrClosed = errors.New("evidence log closed")
+
+// ErrLocked means that another process appends to the same directory.
+var ErrLocked = errors.New("evidence log is in use by another process")
+
+// ErrTooLarge is returned for a payload above MaxRecord.
+var ErrTooLarge = errors.New("record too large for the evidence log")
+
+// Options of a log; the zero value means the defaults.
+type Options struct {
+	SegmentBytes int64         // size at which a new segment begins
+	SyncEvery    time.Duration // background sync of Written appends
+	Log          *slog.Logger
+	open         func(name string, flag int, perm os.FileMode) (file, error) // tests inject faults here
+}
+
+// file is what the log needs of a segment; *os.File has it.
+type file interface {
+	Write(p []byte) (int, error)
+	Truncate(size int64) error
+	Seek(offset int64, whence int) (int64, error)
+	Close() error
+	Fd() uintptr
+	Sync() error
+}
+
+// Log appends. Its methods may be called from any goroutine.
+type Log struct {
+	dir  string
+	opt  Options
+	lock *os.File
+
+	mu      sync.Mutex
+	wake    *sync.Cond
+	pending []*item // waiting to be written
+	closed  bool
+
+	// The writer goroutine's own.
+	seg  file
+	size int64
+	next uint64 // sequence of the next record
+	buf  []byte
+
+	sync    syncer
+	writing sync.WaitGroup
+}
+
+// item is one append on its way.
+type item struct {
+	kind    Kind
+	payload []byte
+	level   Durability
+	done    func(error)
+}
+
+// Open takes the directory for appending, creating it if need be. It checks the last segment, cuts off a torn tail
+// (keeping the torn bytes beside it in a .torn file), and begins a new segment. Damage elsewhere is an error that names the place.
+func Open(dir string, opt Options) (*Log, Recovered, error) {
+	opt.defaults()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, Recovered{}, fmt.Errorf("evidence log: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, Recovered{}, err
+	}
+	rec, err := findEnd(dir, opt.Log)
+	if err != nil {
+		_ = lock.Close()
+		return nil, rec, err
+	}
+	l := &Log{dir: dir, opt: opt, lock: lock, next: rec.Next}
+	l.wake = sync.NewCond(&l.mu)
+	if err := l.roll(); err != nil {
+		_ = lock.Close()
+		return nil, rec, err
+	}
+	l.sync.start(opt.SyncEvery)
+	l.writing.Go(l.write)
+	return l, rec, nil
+}
+
+func (o *Options) defaults() {
+	if o.SegmentBytes == 0 {
+		o.SegmentBytes = DefaultSegmentBytes
+	}
+	if o.SyncEvery == 0 {
+		o.SyncEvery = DefaultSyncEvery
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.open == nil {
+		o.open = func(name string, flag int, perm os.FileMode) (file, error) { return os.OpenFile(name, flag, perm) }
+	}
+}
+
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "LOCK"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("evidence log: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("%w: %s", ErrLocked, dir)
+	}
+	return f, nil
+}
+
+// Append hands over a record. done is called exactly once, from another goroutine: with nil when the record is as durable
+// as asked, with an error when it is not in the log. The payload must not be changed until then. done must not block.
+func (l *Log) Append(k Kind, payload []byte, level Durability, done func(error)) {
+	if len(payload) > MaxRecord {
+		done(fmt.Errorf("%w: %d bytes of %s", ErrTooLarge, len(payload), k))
+		return
+	}
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		done(ErrClosed)
+		return
+	}
+	l.pending = append(l.pending, &item{k, payload, level, done})
+	l.mu.Unlock()
+	l.wake.Signal()
+}
+
+// AppendWait is Append for callers that wait.
+func (l *Log) AppendWait(k Kind, payload []byte, level Durability) error {
+	ch := make(chan error, 1)
+	l.Append(k, payload, level, func(err error) { ch <- err })
+	return <-ch
+}
+
+// Close writes and syncs what was appended, and gives the directory up.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return ErrClosed
+	}
+	l.closed = true
+	l.mu.Unlock()
+	l.wake.Signal()
+	l.writing.Wait()
+	l.sync.stop()
+	err := l.seg.Sync()
+	return errors.Join(err, l.seg.Close(), l.lock.Close())
+}
+
+// write is the one writer: it takes everything that is pending and hands it to the operating system in one call.
+func (l *Log) write() {
+	for {
+		l.mu.Lock()
+		for len(l.pending) == 0 && !l.closed {
+			l.wake.Wait()
+		}
+		batch := l.pending
+		l.pending = nil
+		l.mu.Unlock()
+		if len(batch) == 0 {
+			return // closed, and nothing is left
+		}
+		l.writeBatch(batch)
+	}
+}
+
+// maxBatch bounds one write in bytes, so that the first of many large records is not held up by the last.
+const maxBatch = 4 << 20
+
+func (l *Log) writeBatch(batch []*item) {
+	for len(batch) > 0 {
+		l.buf = l.buf[:0]
+		n := 0
+		for n < len(batch) && (n == 0 || len(l.buf) < maxBatch) {
+			l.buf = appendRecord(l.buf, batch[n].kind, batch[n].payload)
+			n++
+		}
+		err := l.writeOnce(uint64(n)) //nolint:gosec // a count
+		l.settle(batch[:n], err)
+		batch = batch[n:]
+	}
+}
+
+// writeOnce writes the buffer, all or nothing: what a failed write left is cut off again, so that the next attempt, when
+// the disk has room again, continues a sound file.
+func (l *Log) writeOnce(records uint64) error {
+	if l.size >= l.opt.SegmentBytes {
+		if err := l.roll(); err != nil {
+			return err
+		}
+	}
+	n, err := l.seg.Write(l.buf)
+	if err == nil {
+		l.size += int64(n)
+		l.next += records
+		return nil
+	}
+	err = fmt.Errorf("evidence log: %w", err)
+	if n > 0 {
+		if terr := l.seg.Truncate(l.size); terr != nil {
+			return errors.Join(err, terr, l.abandon())
+		}
+	}
+	if _, serr := l.seg.Seek(l.size, 0); serr != nil {
+		return errors.Join(err, serr, l.abandon())
+	}
+	return err
+}
+
+// abandon leaves a segment whose tail cannot be cut: the next write begins another, and readers stop this one at the tear.
+func (l *Log) abandon() error {
+	l.size = l.opt.SegmentBytes
+	return nil
+}
+
+func (l *Log) settle(batch []*item, err error) {
+	var synced []func(error)
+	for _, it := range batch {
+		if err == nil && it.level == Synced {
+			synced = append(synced, it.done)
+			continue
+		}
+		it.done(err)
+	}
+	if err == nil {
+		l.sync.add(l.seg, synced)
+	}
+}
+
+// roll begins the next segment. The old one is synced first, and the directory after, so that no segment can be missing
+// between two that exist.
+func (l *Log) roll() error {
+	name := filepath.Join(l.dir, segmentName(l.next))
+	f, err := l.opt.open(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("evidence log: %w", err)
+	}
+	if _, err := f.Write(appendHeader(nil, l.next)); err != nil {
+		_ = f.Close()
+		_ = os.Remove(name)
+		return fmt.Errorf("evidence log: %w", err)
+	}
+	if err := errors.Join(f.Sync(), syncDir(l.dir)); err != nil {
+		_ = f.Close()
+		_ = os.Remove(name)
+		return fmt.Errorf("evidence log: %w", err)
+	}
+	old := l.seg
+	l.seg, l.size = f, headerSize
+	if old != nil {
+		l.sync.retire(old)
+	}
+	return nil
+}
+
+func segmentName(first uint64) string { return fmt.Sprintf("%020d.seg", first) }
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
