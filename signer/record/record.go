@@ -77,3 +77,10 @@ type Refusal struct {
 	Path       string `json:"path,omitempty"`
 	Peer       string `json:"peer,omitempty"`
 }
+
+// Settlement is what travels when a call is over: the completion and its intent again, so that a signer that was
+// restarted meanwhile can make the receipt.
+type Settlement struct {
+	Intent     *Intent     `json:"intent"`
+	Completion *Completion `json:"completion"`
+}

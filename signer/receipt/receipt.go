@@ -1,0 +1,137 @@
+// Package receipt makes and verifies gateway receipts, the signed statement that a call went through this gateway. The
+// payload is the ecosystem's gateway_receipt (WIRE 6.1), a closed object; what is ours stands in its open metadata.
+package receipt
+
+import (
+	"fmt"
+	"time"
+
+	"sallyport/signer/envelope"
+	"sallyport/signer/jcs"
+	"sallyport/signer/record"
+)
+
+// Limits of the ecosystem's verifiers; a receipt outside them would not count.
+const (
+	maxTokens    = 10_000_000
+	maxLatencyMS = 3_600_000
+	maxMetadata  = 16 << 10 // bytes of JSON
+)
+
+// tierOpaque says that nothing is known of the model behind the provider's name.
+const tierOpaque = "closed_opaque"
+
+// Payload is what is signed. Members are in canonical order, so that the JSON-order hash and the JCS hash agree.
+type Payload struct {
+	Binding        Binding  `json:"binding"`
+	GatewayID      string   `json:"gateway_id"`
+	LatencyMS      int64    `json:"latency_ms"`
+	Metadata       Metadata `json:"metadata"`
+	Model          string   `json:"model"`
+	Provider       string   `json:"provider"`
+	ReceiptID      string   `json:"receipt_id"`
+	ReceiptVersion string   `json:"receipt_version"`
+	RequestHash    string   `json:"request_hash_b64u"`  // of the body as it went upstream
+	ResponseHash   string   `json:"response_hash_b64u"` // of the body as it came back, as far as it was released
+	Timestamp      string   `json:"timestamp"`
+	TokensInput    int64    `json:"tokens_input"`
+	TokensOutput   int64    `json:"tokens_output"`
+}
+
+// Binding ties the receipt to its run, contract and token.
+type Binding struct {
+	EventHash      string `json:"event_hash_b64u,omitempty"`
+	Nonce          string `json:"nonce,omitempty"`
+	PolicyHash     string `json:"policy_hash,omitempty"`
+	RunID          string `json:"run_id"`
+	TokenScopeHash string `json:"token_scope_hash_b64u,omitempty"`
+}
+
+// Metadata is the open part.
+type Metadata struct {
+	ModelIdentity     ModelIdentity `json:"model_identity"`
+	ModelIdentityHash string        `json:"model_identity_hash_b64u"`
+	Sallyport         Detail        `json:"sallyport"`
+}
+
+// ModelIdentity is what is known of the model.
+type ModelIdentity struct {
+	Model   ModelName `json:"model"`
+	Version string    `json:"model_identity_version"`
+	Tier    string    `json:"tier"`
+}
+
+// ModelName is the model as the provider calls it.
+type ModelName struct {
+	Name     string `json:"name"`
+	Provider string `json:"provider"`
+}
+
+// Detail is what this gateway knows beyond the ecosystem's members.
+type Detail struct {
+	Action        string         `json:"action"`
+	Host          string         `json:"host"`
+	Method        string         `json:"method"`
+	MissionID     string         `json:"mission_id,omitempty"`
+	Outcome       record.Outcome `json:"outcome"`
+	Path          string         `json:"path"`
+	Reason        string         `json:"reason,omitempty"`
+	RequestBytes  int64          `json:"request_bytes"`
+	Resource      string         `json:"resource"`
+	ResponseBytes int64          `json:"response_bytes"`
+	SecretClass   string         `json:"secret_class,omitempty"`
+	Status        int            `json:"status"` // of the upstream; 0 where none came
+	Stream        bool           `json:"stream"`
+	Subject       string         `json:"sub"`
+	TokenHash     string         `json:"token_hash"` // hex SHA-256
+	TrustVersion  uint64         `json:"trust_version"`
+	UsageReported bool           `json:"usage_reported"` // false: token counts are 0 because none were reported
+}
+
+// Build makes the payload of a settled call.
+func Build(i *record.Intent, c *record.Completion, gatewayID string) (*Payload, error) {
+	model := i.Model
+	if model == "" {
+		model = "unknown"
+	}
+	id := ModelIdentity{Model: ModelName{Name: model, Provider: i.Provider}, Version: "1", Tier: tierOpaque}
+	canonical, err := jcs.Marshal(id)
+	if err != nil {
+		return nil, fmt.Errorf("receipt: %w", err)
+	}
+	p := &Payload{
+		Binding:        Binding{EventHash: i.EventHash, Nonce: i.Nonce, PolicyHash: i.PolicyHash, RunID: i.RunID, TokenScopeHash: i.TokenScopeHash},
+		GatewayID:      gatewayID,
+		LatencyMS:      bounded(c.LatencyMS, maxLatencyMS),
+		Model:          model,
+		Provider:       i.Provider,
+		ReceiptID:      i.ID,
+		ReceiptVersion: "1",
+		RequestHash:    i.RequestHash,
+		ResponseHash:   c.ResponseHash,
+		Timestamp:      envelope.FormatTime(time.UnixMilli(i.TimeMS)),
+		TokensInput:    bounded(c.TokensInput, maxTokens),
+		TokensOutput:   bounded(c.TokensOutput, maxTokens),
+		Metadata: Metadata{
+			ModelIdentity:     id,
+			ModelIdentityHash: jcs.Hash(canonical),
+			Sallyport: Detail{
+				Action: i.Action, Host: i.Host, Method: i.Method, MissionID: i.MissionID, Outcome: c.Outcome, Path: i.Path,
+				Reason: c.Reason, RequestBytes: i.RequestBytes, Resource: i.Resource, ResponseBytes: c.ResponseBytes,
+				SecretClass: i.SecretClass, Status: c.Status, Stream: i.Stream, Subject: i.Subject, TokenHash: i.TokenHash,
+				TrustVersion: i.TrustVersion, UsageReported: c.UsageReported,
+			},
+		},
+	}
+	return p, nil
+}
+
+func bounded(n, most int64) int64 { return min(max(n, 0), most) }
+
+// Sign seals a payload as a gateway receipt.
+func Sign(p *Payload, s envelope.Signer, at time.Time) (*envelope.Envelope, error) {
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	return envelope.Seal(envelope.TypeGatewayReceipt, p, s, at)
+}
