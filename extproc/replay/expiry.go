@@ -18,7 +18,7 @@ func (h expiryHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
 func (h expiryHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
 
 // Push implements heap.Interface.
-func (h *expiryHeap) Push(x any) { *h = append(*h, x.(deadline)) } //nolint:errcheck,forcetypeassert // only put pushes
+func (h *expiryHeap) Push(x any) { *h = append(*h, x.(deadline)) }
 
 // Pop implements heap.Interface.
 func (h *expiryHeap) Pop() any {

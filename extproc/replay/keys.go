@@ -54,7 +54,7 @@ func digest(parts ...string) string {
 func hash(parts ...string) [sha256.Size]byte {
 	buf := make([]byte, 0, 256)
 	for _, p := range parts {
-		buf = binary.BigEndian.AppendUint32(buf, uint32(len(p))) //nolint:gosec // headers and claims are far below 4 GiB
+		buf = binary.BigEndian.AppendUint32(buf, uint32(len(p)))
 		buf = append(buf, p...)
 	}
 	return sha256.Sum256(buf)

@@ -196,7 +196,8 @@ func TestRedisKilledUnderLoadPassesNothingTwice(t *testing.T) {
 		s.Restart()
 	}
 	go func() {
-		for range half { //nolint:revive // only makes room
+		for range half {
+			// only makes room
 		}
 	}()
 	wg.Wait()
@@ -281,7 +282,7 @@ func TestRedisReadOnlyIsAnError(t *testing.T) {
 	s := replaytest.Start(t)
 	store := open(t, s)
 	mustPass(t, store, nonce("a"))
-	if err := s.Client().SlaveOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
+	if err := s.Client().ReplicaOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
 	mustFail(t, store, nonce("b"))

@@ -123,7 +123,7 @@ func (s *fileSource) Fetch(context.Context) (Credential, error) {
 
 // readFile reads one file whole, and stamps what it read rather than what stood at the path a moment ago.
 func readFile(path string) (Credential, stamp, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names the file
+	f, err := os.Open(path)
 	if err != nil {
 		return Credential{}, stamp{}, fmt.Errorf("secret file: %w", err)
 	}

@@ -31,7 +31,7 @@ func NewAdminKey(key string) (*AdminKey, error) {
 
 // LoadAdminKey reads the key from a file that only its owner can get at.
 func LoadAdminKey(path string) (*AdminKey, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names the file
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("administrator key: %w", err)
 	}
@@ -60,7 +60,8 @@ func CreateAdminKey(path string, rand io.Reader) (key *AdminKey, created bool, e
 	if _, err := io.ReadFull(rand, raw); err != nil {
 		return nil, false, fmt.Errorf("administrator key: %w", err)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the operator names the file
+	text := base64.RawURLEncoding.EncodeToString(raw)
+	err = writeNew(path, text+"\n")
 	if errors.Is(err, os.ErrExist) {
 		key, err = LoadAdminKey(path)
 		return key, false, err
@@ -68,13 +69,23 @@ func CreateAdminKey(path string, rand io.Reader) (key *AdminKey, created bool, e
 	if err != nil {
 		return nil, false, fmt.Errorf("administrator key: %w", err)
 	}
-	text := base64.RawURLEncoding.EncodeToString(raw)
-	_, err = f.WriteString(text + "\n")
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return nil, false, fmt.Errorf("administrator key: %w", errors.Join(err, os.Remove(path)))
-	}
 	key, err = NewAdminKey(text)
 	return key, true, err
+}
+
+// writeNew makes a file with all its content at once, or fails with os.ErrExist: another process that waits for the
+// file must not find a part of it.
+func writeNew(path, text string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(f.Name()) }()
+	_, err = f.WriteString(text)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Link(f.Name(), path)
 }
 
 // Authenticate looks at the one Authorization header. Two of them are none.

@@ -22,7 +22,7 @@ func TestAdminKeyFile(t *testing.T) {
 	if err != nil || !created {
 		t.Fatalf("%v %v", created, err)
 	}
-	text, err := os.ReadFile(path) //nolint:gosec // the test's own file
+	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func TestAdminKeyFile(t *testing.T) {
 			t.Error("the key in the file is not the key")
 		}
 	}
-	if err := os.Chmod(path, 0o640); err != nil { //nolint:gosec // the wrong mode is the test
+	if err := os.Chmod(path, 0o640); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := LoadAdminKey(path); err == nil || !strings.Contains(err.Error(), "0600") {

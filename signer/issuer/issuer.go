@@ -115,7 +115,7 @@ func (i *Issuer) Refresh() {
 	now := i.cfg.Now()
 	s := trust.State{
 		// Milliseconds since the epoch, so that a restarted issuer goes on from above where it was.
-		Version: max(i.state.Version+1, uint64(max(0, now.UnixMilli()))), //nolint:gosec // not negative
+		Version: max(i.state.Version+1, uint64(max(0, now.UnixMilli()))),
 		Keys:    i.cfg.Ring.VerifyKeys(),
 	}
 	if r := i.cfg.Revocations; r != nil {

@@ -2,7 +2,6 @@ package issuer
 
 import (
 	"bytes"
-	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -335,7 +334,7 @@ func TestRestart(t *testing.T) {
 	if after.Version <= before.Version || !slices.Equal(after.RevokedMissions, []string{"m"}) || !slices.Equal(after.RevokedTokens, []string{hashOf("a")}) {
 		t.Errorf("%+v after %+v", after, before)
 	}
-	if len(after.Keys) != 1 || !ed25519.PublicKey(after.Keys[0].Public).Equal(g.ring.Active().Public()) {
+	if len(after.Keys) != 1 || !after.Keys[0].Public.Equal(g.ring.Active().Public()) {
 		t.Errorf("keys %v", after.Keys)
 	}
 	if _, d := token.Verify(raw, keyring.NewKeySet(after.Keys), []string{"gateway.example"}, g.at); d != nil {

@@ -73,7 +73,7 @@ func TestJournalRefusesWhatIsNoLine(t *testing.T) {
 
 func TestJournalRefusesOthersFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "j.jsonl")
-	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o644)); err != nil { //nolint:gosec // the wrong mode is the test
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := openJournal(path, lines(new([]string))); err == nil || !strings.Contains(err.Error(), "0644") {
@@ -95,7 +95,7 @@ func TestJournalNamesTheBrokenLine(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "line 2: b is no record") {
 		t.Errorf("%v, want it to name line 2", err)
 	}
-	if data, _ := os.ReadFile(path); string(data) != "a\nb\nc\n" { //nolint:gosec // the test's own file
+	if data, _ := os.ReadFile(path); string(data) != "a\nb\nc\n" {
 		t.Errorf("the file was changed to %q", data)
 	}
 }
@@ -108,7 +108,7 @@ func TestJournalRepairsAFailedWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := j.file
-	readOnly, err := os.Open(path) //nolint:gosec // the test's own file
+	readOnly, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func TestJournalTornAnywhere(t *testing.T) {
 		if err := errors.Join(j.append([]byte("next")), j.close()); err != nil {
 			rt.Fatal(err)
 		}
-		if data, _ := os.ReadFile(path); string(data) != left[:whole]+"next\n" { //nolint:gosec // the test's own file
+		if data, _ := os.ReadFile(path); string(data) != left[:whole]+"next\n" {
 			rt.Fatalf("the file is %q", data)
 		}
 	})

@@ -148,11 +148,11 @@ func nonceExpires(t *testing.T, s Subject) {
 	want(t, store, brief(), replay.OK)
 	s.Pass(short)
 	Await(t, "the nonce to be free", func(ctx context.Context) error {
-		return is(store, ctx, brief(), replay.OK)
+		return is(ctx, store, brief(), replay.OK)
 	})
 }
 
-func is(s replay.Store, ctx context.Context, c replay.Claim, status replay.Status) error { //nolint:revive // reads better
+func is(ctx context.Context, s replay.Store, c replay.Claim, status replay.Status) error {
 	r, err := s.Claim(ctx, c)
 	if err == nil && r.Status != status {
 		err = fmt.Errorf("%v, want %v", r.Status, status)
@@ -216,7 +216,7 @@ func bindingRenewed(t *testing.T, s Subject) {
 	want(t, store, with(brief("b", short), func(c *replay.Claim) { c.Mission = "n" }), replay.OK)
 	s.Pass(short)
 	Await(t, "the binding to end", func(ctx context.Context) error {
-		return is(store, ctx, with(brief("c", short), func(c *replay.Claim) { c.Mission = "n" }), replay.OK)
+		return is(ctx, store, with(brief("c", short), func(c *replay.Claim) { c.Mission = "n" }), replay.OK)
 	})
 }
 
