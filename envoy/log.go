@@ -20,7 +20,7 @@ func (s *Supervisor) forward(r io.Reader) {
 	sc.Buffer(make([]byte, 0, 4096), maxLine)
 	for sc.Scan() {
 		level, component, text := splitLine(sc.Text())
-		s.cfg.Log.Log(context.Background(), level, "envoy", "component", component, "text", text)
+		s.cfg.Log.LogAttrs(context.Background(), level, "envoy", slog.String("component", component), slog.String("text", text))
 	}
 	if sc.Err() != nil {
 		_, _ = io.Copy(io.Discard, r) // a line too long must not block Envoy

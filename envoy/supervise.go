@@ -129,7 +129,8 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			if time.Since(started) > steady {
 				backoff = firstBackoff
 			}
-			s.cfg.Log.Error("envoy ended and is started again", "pid", p.pid, "reason", exitReason(err), "after", time.Since(started).Round(time.Millisecond).String(), "wait", backoff.String())
+			s.cfg.Log.Error("envoy ended and is started again", slog.Int("pid", p.pid), slog.String("reason", exitReason(err)),
+				slog.Duration("after", time.Since(started)), slog.Duration("wait", backoff))
 		}
 		select {
 		case <-ctx.Done():
@@ -194,7 +195,7 @@ func (s *Supervisor) start() (*process, error) {
 	p.pid = cmd.Process.Pid
 	p.signal = func(sig syscall.Signal) { _ = cmd.Process.Signal(sig) } // an error says that it has ended already
 	s.setPID(p.pid)
-	s.cfg.Log.Info("envoy started", "pid", p.pid)
+	s.cfg.Log.Info("envoy started", slog.Int("pid", p.pid))
 	return p, nil
 }
 
@@ -204,19 +205,20 @@ func (s *Supervisor) stop(p *process) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Drain)
 	defer cancel()
 	if err := s.admin.StopListening(ctx); err != nil {
-		s.cfg.Log.Warn("envoy cannot be drained", "error", err.Error())
+		s.cfg.Log.Warn("envoy cannot be drained", slog.String("error", err.Error()))
 	} else if ended := s.drain(ctx, p); ended {
 		return
 	}
 	p.signal(syscall.SIGTERM)
+	var err error
 	select {
-	case <-p.exited:
-		s.cfg.Log.Info("envoy stopped", "pid", p.pid)
+	case err = <-p.exited:
 	case <-time.After(killAfter):
-		s.cfg.Log.Warn("envoy does not stop and is killed", "pid", p.pid)
+		s.cfg.Log.Warn("envoy does not stop and is killed", slog.Int("pid", p.pid))
 		p.signal(syscall.SIGKILL)
-		<-p.exited
+		err = <-p.exited
 	}
+	s.cfg.Log.Info("envoy stopped", slog.Int("pid", p.pid), slog.String("reason", exitReason(err)))
 }
 
 // drain waits for the calls under way; ended says that the process went by itself.
@@ -224,15 +226,20 @@ func (s *Supervisor) drain(ctx context.Context, p *process) (ended bool) {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for {
-		n, err := s.admin.ActiveRequests(ctx)
+		n, err := s.admin.ActiveRequests(context.WithoutCancel(ctx)) // it has a limit of its own
+		if err != nil {
+			s.cfg.Log.Warn("it cannot be seen whether calls are under way", slog.String("error", err.Error()))
+			return false
+		}
 		if n == 0 {
 			return false
 		}
 		select {
-		case <-p.exited:
+		case err := <-p.exited:
+			s.cfg.Log.Warn("envoy ended while it was drained", slog.Int("pid", p.pid), slog.String("reason", exitReason(err)))
 			return true
 		case <-ctx.Done():
-			s.cfg.Log.Warn("calls are cut, because the drain time is over", "calls", n, "error", fmt.Sprint(err))
+			s.cfg.Log.Warn("calls are cut, because the drain time is over", slog.Int("calls", n))
 			return false
 		case <-tick.C:
 		}

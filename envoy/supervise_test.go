@@ -110,7 +110,9 @@ func supervise(t *testing.T, target string, drain time.Duration) *run {
 	go func() { r.done <- s.Run(ctx); close(r.done) }()
 	t.Cleanup(func() {
 		cancel()
-		<-r.done
+		if err := <-r.done; err != nil {
+			t.Error(err)
+		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}

@@ -2,18 +2,15 @@ package xds_test
 
 import (
 	"bytes"
-	"context"
-	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/net/http2"
 
 	"sallyport/envoy"
 	"sallyport/signer/code"
@@ -95,10 +92,36 @@ func TestProcessorFaults(t *testing.T) {
 	})
 }
 
+// With two processors, one that is gone is left out; with both gone nothing passes; either comes back by itself.
+func TestTwoProcessors(t *testing.T) {
+	w := newWorld(t, func(_ *compile.Door, c *envoy.Config) {
+		c.ExtProc = append(c.ExtProc, envoy.Endpoint{Socket: strings.TrimSuffix(c.AdminSocket, "a.sock") + "q.sock"})
+	})
+	second := newProcessor(t, filepath.Join(w.dir, "q.sock"))
+	w.put(hashOf(1), "openai")
+	passes := func() bool { return w.call(call{scope: hashOf(1)}).status == http.StatusOK }
+	steady := func() bool { // Envoy's workers learn of a dead processor one after the other
+		for range 20 {
+			if !passes() {
+				return false
+			}
+		}
+		return true
+	}
+	w.until("both", func() bool { return steady() && len(second.seen()) > 0 })
+	w.proc.grpc.Stop()
+	w.until("the second alone", steady)
+	second.grpc.Stop()
+	w.until("none", func() bool { return !passes() })
+	w.call(call{scope: hashOf(1)}).refused(t, code.GateUnavailable)
+	w.proc.start(t)
+	w.until("the first alone", steady)
+}
+
 func h2client() *http.Client {
-	return &http.Client{Transport: &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, addr)
-	}}}
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	return &http.Client{Transport: &http.Transport{Protocols: &p}}
 }
 
 // A body up to the limit passes and one over it gets 413, on both protocols, with and without a length said beforehand.

@@ -156,7 +156,9 @@ func (w *world) startEnvoy(bin string, cfg envoy.Config) {
 	go func() { exited <- cmd.Wait() }()
 	w.t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		<-exited
+		if err := <-exited; err == nil {
+			w.t.Error("envoy ended before it was killed")
+		}
 		if w.t.Failed() {
 			w.t.Logf("envoy's log:\n%s", out)
 		}

@@ -9,6 +9,8 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	commondnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/common/dns/v3"
+	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -28,6 +30,9 @@ const (
 	// Envoy's default of 1,024 would cut a load of long streams.
 	maxConnections = 16384
 	maxRequests    = 16384
+
+	// dnsRefresh is how often a name is asked for again where its answer names no time to live.
+	dnsRefresh = 30 * time.Second
 
 	httpOptionsKey = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 )
@@ -71,7 +76,9 @@ func cluster(u *Upstream, systemCA string) (*clusterv3.Cluster, error) {
 			Endpoints:   []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{lbEndpoint(host, u.port())}}},
 		},
 	}
-	setDiscovery(c, host)
+	if err := setDiscovery(c, host); err != nil {
+		return nil, err
+	}
 	opts, err := httpOptions(u)
 	if err != nil {
 		return nil, err
@@ -88,19 +95,28 @@ func cluster(u *Upstream, systemCA string) (*clusterv3.Cluster, error) {
 	return c, nil
 }
 
-// setDiscovery picks how the host becomes an address. LOGICAL_DNS keeps pooled connections when a large provider's
-// DNS rotates its addresses, which STRICT_DNS would drain at each answer.
-func setDiscovery(c *clusterv3.Cluster, host string) {
+// setDiscovery picks how the host becomes an address. One logical endpoint keeps pooled connections when a large
+// provider's DNS rotates its addresses; one endpoint per address would drain them at each answer.
+func setDiscovery(c *clusterv3.Cluster, host string) error {
 	if _, err := netip.ParseAddr(host); err == nil {
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
-		return
+		return nil
 	}
-	c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_LOGICAL_DNS}
-	c.DnsLookupFamily = clusterv3.Cluster_V4_PREFERRED
-	c.RespectDnsTtl = true
-	c.DnsRefreshRate = durationpb.New(30 * time.Second)
+	cfg, err := pack(&dnsv3.DnsCluster{
+		DnsRefreshRate:               durationpb.New(dnsRefresh),
+		RespectDnsTtl:                true,
+		DnsLookupFamily:              commondnsv3.DnsLookupFamily_V4_PREFERRED,
+		AllAddressesInSingleEndpoint: true,
+	})
+	if err != nil {
+		return err
+	}
+	c.ClusterDiscoveryType = &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
+		Name: "envoy.clusters.dns", TypedConfig: cfg,
+	}}
 	// An upstream whose name does not resolve must not keep the others, or the listener, from coming up.
 	c.WaitForWarmOnInit = wrapperspb.Bool(false)
+	return nil
 }
 
 func lbEndpoint(host string, port uint32) *endpointv3.LbEndpoint {

@@ -141,7 +141,7 @@ func (s *Server) PutContract(a compile.Allow) error {
 	r, err := compile.Scope(a, s.upstreams)
 	if err != nil {
 		s.metrics.rejected.Inc()
-		s.cfg.Log.Error("contract does not compile; those in force stay", "policy_hash", a.Hash, "error", err.Error())
+		s.cfg.Log.Error("contract does not compile; those in force stay", slog.String("policy_hash", a.Hash), slog.String("error", err.Error()))
 		return err
 	}
 	if err := s.caches[resourcev3.RouteType].put(map[string]types.Resource{r.Routes.GetName(): r.Routes}); err != nil {

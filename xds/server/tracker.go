@@ -63,7 +63,7 @@ func (t *tracker) OnDeltaStreamClosed(id int64, node *corev3.Node) {
 	delete(t.streams, id)
 	t.metrics.connected.Set(float64(len(t.streams)))
 	t.wake()
-	t.log.Info("envoy disconnected", "node", node.GetId(), "stream", id)
+	t.log.Info("envoy disconnected", slog.String("node", node.GetId()), slog.Int64("stream", id))
 }
 
 // OnStreamDeltaResponse notes what is about to be sent.
@@ -77,7 +77,8 @@ func (t *tracker) OnStreamDeltaResponse(id int64, _ *discoveryv3.DeltaDiscoveryR
 		version, _ := strconv.ParseUint(r.GetSystemVersionInfo(), 10, 64) // our caches count in plain numbers
 		s.sent[r.GetNonce()] = sent{r.GetTypeUrl(), version}
 	}
-	t.log.Debug("sent to envoy", "type", kind, "resources", len(r.GetResources()), "removed", len(r.GetRemovedResources()), "nonce", r.GetNonce())
+	t.log.Debug("sent to envoy", slog.String("type", kind), slog.Int("resources", len(r.GetResources())),
+		slog.Int("removed", len(r.GetRemovedResources())), slog.String("nonce", r.GetNonce()))
 }
 
 // OnStreamDeltaRequest takes acknowledgements and refusals. Envoy keeps what it had when it refuses, so a refusal is an
@@ -91,7 +92,7 @@ func (t *tracker) OnStreamDeltaRequest(id int64, r *discoveryv3.DeltaDiscoveryRe
 	}
 	if n := r.GetNode().GetId(); n != "" && s.node == "" {
 		s.node = n
-		t.log.Info("envoy connected", "node", n, "stream", id, "version", userAgent(r.GetNode()))
+		t.log.Info("envoy connected", slog.String("node", n), slog.Int64("stream", id), slog.String("version", userAgent(r.GetNode())))
 	}
 	m, ok := s.sent[r.GetResponseNonce()]
 	if !ok {
@@ -101,7 +102,8 @@ func (t *tracker) OnStreamDeltaRequest(id int64, r *discoveryv3.DeltaDiscoveryRe
 	if e := r.GetErrorDetail(); e != nil {
 		s.nack[m.typeURL] = nack{m.version, e.GetMessage()}
 		t.metrics.nacks.WithLabelValues(short(m.typeURL)).Inc()
-		t.log.Error("envoy refused resources and keeps those it has", "node", s.node, "type", short(m.typeURL), "version", m.version, "reason", e.GetMessage())
+		t.log.Error("envoy refused resources and keeps those it has", slog.String("node", s.node), slog.String("type", short(m.typeURL)),
+			slog.Uint64("version", m.version), slog.String("reason", e.GetMessage()))
 	} else {
 		s.acked[m.typeURL] = max(s.acked[m.typeURL], m.version)
 	}
@@ -171,8 +173,8 @@ type cacheLog struct{ log *slog.Logger }
 func (l cacheLog) Debugf(string, ...any) {}
 func (l cacheLog) Infof(string, ...any)  {}
 func (l cacheLog) Warnf(format string, a ...any) {
-	l.log.Warn("xds cache", "text", fmt.Sprintf(format, a...))
+	l.log.Warn("xds cache", slog.String("text", fmt.Sprintf(format, a...)))
 }
 func (l cacheLog) Errorf(format string, a ...any) {
-	l.log.Error("xds cache", "text", fmt.Sprintf(format, a...))
+	l.log.Error("xds cache", slog.String("text", fmt.Sprintf(format, a...)))
 }
