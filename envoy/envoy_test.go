@@ -69,10 +69,10 @@ func TestBootstrapIsValid(t *testing.T) {
 	cert, key := keyPair(t)
 	mtls := &ClientTLS{CertFile: cert, KeyFile: key, CAFile: cert, ServerName: "gate.test"}
 	for name, cfg := range map[string]Config{
-		"one machine":    {AdminSocket: "/tmp/a.sock", XDS: Endpoint{Socket: "/tmp/x.sock"}, ExtProc: []Endpoint{{Socket: "/tmp/p.sock"}}},
-		"two processors": {NodeID: "n", MaxConnections: 5, AdminSocket: "/tmp/a.sock", XDS: Endpoint{Socket: "/tmp/x.sock"}, ExtProc: []Endpoint{{Socket: "/tmp/p0.sock"}, {Socket: "/tmp/p1.sock"}}},
-		"loopback":       {AdminSocket: "/tmp/a.sock", XDS: Endpoint{Address: "127.0.0.1:1"}, ExtProc: []Endpoint{{Address: "[::1]:2"}}},
-		"cluster":        {AdminSocket: "/tmp/a.sock", XDS: Endpoint{Address: "xds.test:1", TLS: mtls}, ExtProc: []Endpoint{{Address: "10.0.0.1:2", TLS: mtls}, {Address: "ext.test:2", TLS: mtls}}},
+		"one machine":    {AdminSocket: "/run/a.sock", XDS: Endpoint{Socket: "/run/x.sock"}, ExtProc: []Endpoint{{Socket: "/run/p.sock"}}},
+		"two processors": {NodeID: "n", MaxConnections: 5, AdminSocket: "/run/a.sock", XDS: Endpoint{Socket: "/run/x.sock"}, ExtProc: []Endpoint{{Socket: "/run/p0.sock"}, {Socket: "/run/p1.sock"}}},
+		"loopback":       {AdminSocket: "/run/a.sock", XDS: Endpoint{Address: "127.0.0.1:1"}, ExtProc: []Endpoint{{Address: "[::1]:2"}}},
+		"cluster":        {AdminSocket: "/run/a.sock", XDS: Endpoint{Address: "xds.test:1", TLS: mtls}, ExtProc: []Endpoint{{Address: "10.0.0.1:2", TLS: mtls}, {Address: "ext.test:2", TLS: mtls}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b, err := Bootstrap(cfg)

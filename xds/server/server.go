@@ -22,7 +22,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/protobuf/proto"
 
 	"sallyport/xds/compile"
 )
@@ -255,57 +254,4 @@ type ads struct {
 // DeltaAggregatedResources runs one Envoy's stream to its end.
 func (a ads) DeltaAggregatedResources(str discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
 	return a.delta.DeltaStreamHandler(str, resourcev3.AnyType)
-}
-
-// typed is one type's cache, and what was put in it, so that an unchanged resource is not sent again.
-type typed struct {
-	cache   *cachev3.LinearCache
-	url     string
-	version uint64 // counts as LinearCache does: one for each change
-	metrics *metrics
-}
-
-func newTyped(url string, log *slog.Logger, m *metrics) *typed {
-	return &typed{cache: cachev3.NewLinearCache(url, cachev3.WithLogger(cacheLog{log})), url: url, metrics: m}
-}
-
-// put adds or replaces the resources that differ from those in force.
-func (t *typed) put(resources map[string]types.Resource) error { return t.update(resources, nil) }
-
-// replace makes resources the whole set.
-func (t *typed) replace(resources map[string]types.Resource) error {
-	var gone []string
-	for name := range t.cache.GetResources() {
-		if _, ok := resources[name]; !ok {
-			gone = append(gone, name)
-		}
-	}
-	return t.update(resources, gone)
-}
-
-func (t *typed) remove(name string) error { return t.update(nil, []string{name}) }
-
-func (t *typed) update(resources map[string]types.Resource, gone []string) error {
-	have := t.cache.GetResources()
-	changed := map[string]types.Resource{}
-	for name, r := range resources {
-		if old, ok := have[name]; !ok || !proto.Equal(old, r) {
-			changed[name] = r
-		}
-	}
-	var removed []string
-	for _, name := range gone {
-		if _, ok := have[name]; ok {
-			removed = append(removed, name)
-		}
-	}
-	if len(changed) == 0 && len(removed) == 0 {
-		return nil
-	}
-	t.version++
-	if err := t.cache.UpdateResources(changed, removed); err != nil {
-		return fmt.Errorf("xds server: %s: %w", t.url, err)
-	}
-	t.metrics.resources.WithLabelValues(short(t.url)).Set(float64(t.cache.NumResources()))
-	return nil
 }
