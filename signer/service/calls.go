@@ -1,0 +1,241 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"sallyport/signer/evlog"
+	"sallyport/signer/receipt"
+	"sallyport/signer/record"
+)
+
+// call is one intent in the log that has no receipt yet.
+type call struct {
+	intent   *record.Intent
+	owner    *conn     // nil: its process went away
+	orphaned time.Time // since when
+	settling bool
+	waiting  []func(error) // told when the settlement under way ends
+}
+
+// job is one settlement on its way to the log. durable says that nobody waits, so that the log's own pace will do.
+type job struct {
+	intent     *record.Intent
+	completion *record.Completion
+}
+
+// maxSettled is how many settled calls are remembered, so that a settlement that is sent again after a lost
+// acknowledgement is acknowledged and not written twice.
+const maxSettled = 1 << 17
+
+// recent remembers the newest ids of a bounded number.
+type recent struct {
+	ids  map[string]struct{}
+	ring []string
+	at   int
+}
+
+func newRecent(n int) *recent {
+	return &recent{ids: make(map[string]struct{}), ring: make([]string, n)}
+}
+
+func (r *recent) has(id string) bool { _, ok := r.ids[id]; return ok }
+
+func (r *recent) add(id string) {
+	if old := r.ring[r.at]; old != "" {
+		delete(r.ids, old)
+	}
+	r.ring[r.at], r.ids[id] = id, struct{}{}
+	r.at = (r.at + 1) % len(r.ring)
+}
+
+var errTwice = errors.New("the intent's id was used before")
+
+// begin writes an intent, then tells done.
+func (s *Service) begin(c *conn, i *record.Intent, raw []byte, done func(error)) {
+	s.mu.Lock()
+	if _, open := s.open[i.ID]; open || s.settled.has(i.ID) {
+		s.mu.Unlock()
+		done(errTwice)
+		return
+	}
+	s.open[i.ID] = &call{intent: i, owner: c}
+	s.mu.Unlock()
+	s.cfg.Log.Append(evlog.KindIntent, raw, s.level(evlog.KindIntent), func(err error) {
+		if err != nil {
+			// Not in the log, so there is nothing to settle: the call will not leave.
+			s.mu.Lock()
+			delete(s.open, i.ID)
+			s.mu.Unlock()
+			s.metrics.failed.Inc()
+			s.cfg.Slog.Error("intent not recorded", "receipt", i.ID, "error", err)
+		}
+		done(err)
+	})
+}
+
+// finish settles a call. Settling it again, or while it is being settled, is acknowledged with the outcome of the first.
+func (s *Service) finish(set *record.Settlement, done func(error)) {
+	id := set.Intent.ID
+	s.mu.Lock()
+	if s.settled.has(id) {
+		s.mu.Unlock()
+		done(nil)
+		return
+	}
+	o := s.open[id]
+	if o == nil {
+		// Its intent is in the log, since it was acknowledged, but further back than recovery looked.
+		o = &call{intent: set.Intent}
+		s.open[id] = o
+	}
+	if o.settling {
+		o.waiting = append(o.waiting, done)
+		s.mu.Unlock()
+		return
+	}
+	o.settling, o.waiting = true, append(o.waiting, done)
+	intent := o.intent
+	s.mu.Unlock()
+	s.work <- job{intent, set.Completion}
+}
+
+// sign makes the receipt and appends it.
+func (s *Service) sign(j job) {
+	raw, err := s.seal(j)
+	if err != nil {
+		s.settledWith(j, err)
+		return
+	}
+	s.cfg.Log.Append(evlog.KindReceipt, raw, s.level(evlog.KindReceipt), func(err error) { s.settledWith(j, err) })
+}
+
+func (s *Service) seal(j job) ([]byte, error) {
+	p, err := receipt.Build(j.intent, j.completion, s.cfg.GatewayID)
+	if err != nil {
+		return nil, err
+	}
+	env, err := receipt.Sign(p, s.cfg.Gateway, s.cfg.Now())
+	if err != nil {
+		return nil, err
+	}
+	return env.Encode()
+}
+
+func (s *Service) settledWith(j job, err error) {
+	s.mu.Lock()
+	o := s.open[j.intent.ID]
+	waiting := o.waiting
+	o.waiting, o.settling = nil, false
+	if err == nil {
+		delete(s.open, j.intent.ID)
+		s.settled.add(j.intent.ID)
+	}
+	s.mu.Unlock()
+	if err != nil {
+		s.metrics.failed.Inc()
+		s.cfg.Slog.Error("receipt not recorded", "receipt", j.intent.ID, "error", err)
+	} else {
+		s.metrics.receipts.WithLabelValues(string(j.completion.Outcome)).Inc()
+	}
+	for _, done := range waiting {
+		done(err)
+	}
+}
+
+// orphan marks what a connection left open.
+func (s *Service) orphan(c *conn) {
+	now := s.cfg.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.open {
+		if o.owner == c {
+			o.owner, o.orphaned = nil, now
+		}
+	}
+}
+
+// claim gives a connection the open calls that its greeting names.
+func (s *Service) claim(c *conn, ids []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		if o := s.open[id]; o != nil {
+			o.owner = c
+		}
+	}
+}
+
+// sweep settles as cut what nobody claimed in time.
+func (s *Service) sweep(ctx context.Context) {
+	tick := time.NewTicker(max(s.cfg.Grace/10, 10*time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			for _, i := range s.abandoned() {
+				s.cut(i)
+			}
+		}
+	}
+}
+
+func (s *Service) abandoned() []*record.Intent {
+	now := s.cfg.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*record.Intent
+	for _, o := range s.open {
+		if o.owner == nil && !o.settling && now.Sub(o.orphaned) >= s.cfg.Grace {
+			out = append(out, o.intent)
+		}
+	}
+	return out
+}
+
+// cut settles a call of which only the intent is known: whether it reached the upstream, and how far the answer got,
+// nobody can say.
+func (s *Service) cut(i *record.Intent) {
+	now := s.cfg.Now()
+	s.cfg.Slog.Warn("call marked as cut", "receipt", i.ID, "reason", reasonGone)
+	s.finish(&record.Settlement{Intent: i, Completion: &record.Completion{
+		ID: i.ID, TimeMS: now.UnixMilli(), Outcome: record.Cut, Reason: reasonGone, ResponseHash: emptyHash,
+		LatencyMS: max(0, now.UnixMilli()-i.TimeMS),
+	}}, func(error) {})
+}
+
+const reasonGone = "the processor went away; whether the call reached the upstream is unknown"
+
+// emptyHash is the base64url SHA-256 of nothing.
+const emptyHash = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"
+
+// Recover reads the log and takes up the calls that were left open: their processes may claim them within the grace,
+// then they are settled as cut. It returns how many there are.
+func (s *Service) Recover(dir string) (int, error) {
+	now := s.cfg.Now()
+	err := evlog.Read(dir, func(e evlog.Entry) error {
+		switch e.Kind {
+		case evlog.KindIntent:
+			var i record.Intent
+			if err := json.Unmarshal(e.Payload, &i); err != nil {
+				return fmt.Errorf("segment %s, offset %d: %w", e.Segment, e.Offset, err)
+			}
+			s.open[i.ID] = &call{intent: &i, orphaned: now}
+		case evlog.KindReceipt:
+			id, err := evlog.ReceiptID(e.Payload)
+			if err != nil {
+				return fmt.Errorf("segment %s, offset %d: %w", e.Segment, e.Offset, err)
+			}
+			delete(s.open, id)
+			s.settled.add(id)
+		case evlog.KindRefusal, evlog.KindControl:
+		}
+		return nil
+	})
+	return len(s.open), err
+}

@@ -1,0 +1,132 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"time"
+
+	"sallyport/signer/evlog"
+	"sallyport/signer/internal/wire"
+	"sallyport/signer/record"
+)
+
+// conn is one ext_proc process's stream.
+type conn struct {
+	wire     *wire.Conn
+	instance string
+}
+
+func (s *Service) serveConn(ctx context.Context, nc net.Conn) {
+	c := &conn{wire: wire.NewConn(nc)}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, c.wire.Close)
+	defer stop()
+	err := s.converse(ctx, c)
+	c.wire.Close()
+	s.orphan(c)
+	if c.instance != "" {
+		s.cfg.Slog.Info("processor disconnected", "instance", c.instance, "reason", err)
+	}
+}
+
+func (s *Service) converse(ctx context.Context, c *conn) error {
+	f, err := c.wire.Receive()
+	if err != nil {
+		return err
+	}
+	var g wire.Greeting
+	if f.Type != wire.Hello || json.Unmarshal(f.Payload, &g) != nil || g.Instance == "" {
+		return fmt.Errorf("%w: the first frame is no greeting", wire.ErrFrame)
+	}
+	c.instance = g.Instance
+	s.claim(c, g.Open)
+	s.cfg.Slog.Info("processor connected", "instance", g.Instance, "open_calls", len(g.Open))
+	go s.inform(ctx, c)
+	for {
+		f, err := c.wire.Receive()
+		if err != nil {
+			return err
+		}
+		if err := s.take(c, f); err != nil {
+			return err
+		}
+	}
+}
+
+// inform pushes every change of trust at once, and in between says that there was none.
+func (s *Service) inform(ctx context.Context, c *conn) {
+	beat := time.NewTicker(wire.Beat)
+	defer beat.Stop()
+	for {
+		// The channel before the snapshot, so that no change falls between the two.
+		changed := s.cfg.Trust.Changed()
+		payload, err := json.Marshal(s.cfg.Trust.Snapshot())
+		if err != nil {
+			s.cfg.Slog.Error("trust state", "error", err)
+			c.wire.Close()
+			return
+		}
+		if c.wire.Send(wire.Frame{Type: wire.Trust, Payload: payload}) != nil {
+			return
+		}
+		for same := true; same; {
+			select {
+			case <-changed:
+				same = false
+			case <-beat.C:
+				if c.wire.Send(wire.Frame{Type: wire.Heartbeat}) != nil {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+func (s *Service) take(c *conn, f wire.Frame) error {
+	switch f.Type {
+	case wire.Intent:
+		i := new(record.Intent)
+		if err := json.Unmarshal(f.Payload, i); err != nil || i.ID == "" {
+			return fmt.Errorf("%w: intent: %v", wire.ErrFrame, err)
+		}
+		s.begin(c, i, f.Payload, c.acknowledge(f.N))
+	case wire.Completion:
+		var set record.Settlement
+		if err := json.Unmarshal(f.Payload, &set); err != nil || set.Intent == nil || set.Completion == nil || set.Intent.ID == "" {
+			return fmt.Errorf("%w: completion: %v", wire.ErrFrame, err)
+		}
+		s.finish(&set, c.acknowledge(f.N))
+	case wire.Refusal:
+		s.refusal(f.Payload)
+	case wire.Heartbeat:
+	case wire.Hello, wire.Ack, wire.Trust:
+		return fmt.Errorf("%w: type %d from a processor", wire.ErrFrame, f.Type)
+	}
+	return nil
+}
+
+func (c *conn) acknowledge(n uint64) func(error) {
+	return func(err error) {
+		f := wire.Frame{Type: wire.Ack, N: n}
+		if err != nil {
+			f.Payload = []byte(err.Error())
+		}
+		_ = c.wire.Send(f) // a lost acknowledgement is asked for again
+	}
+}
+
+func (s *Service) refusal(raw []byte) {
+	s.cfg.Log.Append(evlog.KindRefusal, raw, evlog.Written, func(err error) {
+		if err != nil {
+			s.metrics.failed.Inc()
+			s.cfg.Slog.Error("refusal not recorded", "refusal", string(raw), "error", err)
+			return
+		}
+		s.metrics.refusals.Inc()
+	})
+}

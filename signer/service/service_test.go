@@ -1,0 +1,383 @@
+package service
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"sallyport/signer/client"
+	"sallyport/signer/evlog"
+	"sallyport/signer/keyring"
+	"sallyport/signer/receipt"
+	"sallyport/signer/record"
+	"sallyport/signer/token"
+	"sallyport/signer/trust"
+)
+
+// source is a trust source that a test changes.
+type source struct {
+	mu      sync.Mutex
+	state   trust.State
+	changed chan struct{}
+}
+
+func newSource() *source { return &source{state: trust.State{Version: 1}, changed: make(chan struct{})} }
+
+func (s *source) Snapshot() trust.State { s.mu.Lock(); defer s.mu.Unlock(); return s.state }
+
+func (s *source) Changed() <-chan struct{} { s.mu.Lock(); defer s.mu.Unlock(); return s.changed }
+
+func (s *source) revoke(mission string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.Version++
+	s.state.RevokedMissions = append(s.state.RevokedMissions, mission)
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// rig is a signer that can be ended and started again on one directory and one socket.
+type rig struct {
+	t      *testing.T
+	dir    string
+	socket string
+	mode   Mode
+	grace  time.Duration
+	trust  *source
+	key    *keyring.Key
+	stop   func()
+	broken *bool // set: appends fail
+}
+
+func newRig(t *testing.T, mode Mode, grace time.Duration) *rig {
+	t.Helper()
+	k, err := keyring.Generate(bytes.NewReader(make([]byte, 64)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	r := &rig{t: t, dir: filepath.Join(dir, "ev"), socket: filepath.Join(dir, "s"), mode: mode, grace: grace, trust: newSource(), key: k, broken: new(bool)}
+	r.start()
+	t.Cleanup(func() { r.stop() })
+	return r
+}
+
+type breakable struct {
+	*evlog.Log
+	broken *bool
+}
+
+var errFull = errors.New("the test's disk is full")
+
+func (b breakable) Append(k evlog.Kind, p []byte, d evlog.Durability, done func(error)) {
+	if *b.broken {
+		done(errFull)
+		return
+	}
+	b.Log.Append(k, p, d, done)
+}
+
+func (r *rig) start() {
+	r.t.Helper()
+	l, _, err := evlog.Open(r.dir, evlog.Options{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	s, err := New(Config{Log: breakable{l, r.broken}, Gateway: r.key, GatewayID: "gateway", Mode: r.mode, Trust: r.trust, Grace: r.grace, Slog: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := s.Recover(r.dir); err != nil {
+		r.t.Fatal(err)
+	}
+	lis, err := net.Listen("unix", r.socket)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		if err := s.Serve(ctx, lis); err != nil {
+			r.t.Error(err)
+		}
+		close(done)
+	}()
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		<-done
+		if err := l.Close(); err != nil {
+			r.t.Error(err)
+		}
+	})
+}
+
+func (r *rig) client(instance string) (c *client.Client, stop func()) {
+	r.t.Helper()
+	c, err := client.New(client.Config{Network: "unix", Address: r.socket, Instance: instance, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { _ = c.Run(ctx); close(done) }()
+	stop = sync.OnceFunc(func() { cancel(); <-done })
+	r.t.Cleanup(stop)
+	r.await("the client is connected", func() bool { return c.Ready() == nil })
+	return c, stop
+}
+
+func (r *rig) await(what string, cond func() bool) {
+	r.t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if cond() {
+			return
+		}
+	}
+	r.t.Fatalf("waited in vain: %s", what)
+}
+
+// outcomes is what the log holds: "" for an intent without a receipt.
+func (r *rig) outcomes() map[string]record.Outcome {
+	r.t.Helper()
+	out := map[string]record.Outcome{}
+	err := evlog.Read(r.dir, func(e evlog.Entry) error {
+		switch e.Kind {
+		case evlog.KindIntent:
+			out[intentID(r.t, e.Payload)] = ""
+		case evlog.KindReceipt:
+			got, err := receipt.Verify(e.Payload, []string{r.key.DID()})
+			if err != nil {
+				return err
+			}
+			if old, seen := out[got.ReceiptID]; !seen || old != "" {
+				r.t.Errorf("receipt %s: without an intent, or twice", got.ReceiptID)
+			}
+			out[got.ReceiptID] = got.Metadata.Sallyport.Outcome
+		case evlog.KindRefusal, evlog.KindControl:
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, evlog.ErrTorn) {
+		r.t.Fatal(err)
+	}
+	return out
+}
+
+func intent(id string) *record.Intent {
+	return &record.Intent{ID: id, TimeMS: 1_760_000_000_000, RunID: "run", Provider: "openai", Model: "m", RequestHash: emptyHash, Subject: "s"}
+}
+
+func completed(id string) *record.Completion {
+	return &record.Completion{ID: id, Outcome: record.Completed, Status: 200, ResponseHash: emptyHash}
+}
+
+func TestEachModeRecords(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []Mode{Strict, Sealed, Async} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, mode, time.Minute)
+			c, _ := r.client("p")
+			var wg sync.WaitGroup
+			const calls = 200
+			for n := range calls {
+				wg.Go(func() {
+					i := intent(fmt.Sprintf("rcpt_%d", n))
+					if err := c.Intent(t.Context(), i); err != nil {
+						t.Error(err)
+					}
+					if err := c.Complete(t.Context(), i, completed(i.ID)); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			// Acknowledged means in the log now, while the signer runs.
+			got := r.outcomes()
+			for id, o := range got {
+				if o != record.Completed {
+					t.Errorf("%s: %q", id, o)
+				}
+			}
+			if len(got) != calls {
+				t.Errorf("%d calls in the log", len(got))
+			}
+		})
+	}
+}
+
+func TestRestartKeepsOpenCalls(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Sealed, 300*time.Millisecond)
+	c, _ := r.client("p")
+	i := intent("rcpt_open")
+	if err := c.Intent(t.Context(), i); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	result := make(chan error, 1)
+	go func() { result <- c.Complete(t.Context(), i, completed(i.ID)) }() // waits over the restart
+	r.start()
+	if err := <-result; err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Complete(t.Context(), i, completed(i.ID)); err != nil {
+		t.Errorf("settled again: %v", err)
+	}
+	if got := r.outcomes()[i.ID]; got != record.Completed {
+		t.Errorf("outcome %q", got)
+	}
+}
+
+func TestClaimedCallIsNotCut(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Sealed, 200*time.Millisecond)
+	c, _ := r.client("p")
+	i := intent("rcpt_long")
+	if err := c.Intent(t.Context(), i); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	r.start()
+	r.await("the client is back", func() bool { return c.Ready() == nil })
+	// A second call of another process that dies is cut meanwhile: by then the first would have been too.
+	d, gone := r.client("q")
+	if err := d.Intent(t.Context(), intent("rcpt_other")); err != nil {
+		t.Fatal(err)
+	}
+	gone()
+	r.await("the dead process's call is cut", func() bool { return r.outcomes()["rcpt_other"] == record.Cut })
+	if got := r.outcomes()[i.ID]; got != "" {
+		t.Errorf("a call that its process still carries was settled as %q", got)
+	}
+	if err := c.Complete(t.Context(), i, completed(i.ID)); err != nil || r.outcomes()[i.ID] != record.Completed {
+		t.Errorf("%v, %q", err, r.outcomes()[i.ID])
+	}
+}
+
+func TestUnclaimedCallIsCutAfterRestart(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Async, 50*time.Millisecond)
+	c, gone := r.client("p")
+	if err := c.Intent(t.Context(), intent("rcpt_lost")); err != nil {
+		t.Fatal(err)
+	}
+	gone()
+	r.stop()
+	r.start()
+	r.await("the call is cut", func() bool { return r.outcomes()["rcpt_lost"] == record.Cut })
+}
+
+func TestFullDiskIsSaid(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Sealed, time.Minute)
+	c, _ := r.client("p")
+	*r.broken = true
+	if err := c.Intent(t.Context(), intent("rcpt_a")); !errors.Is(err, client.ErrNotRecorded) {
+		t.Errorf("intent: %v", err)
+	}
+	*r.broken = false
+	i := intent("rcpt_b")
+	if err := c.Intent(t.Context(), i); err != nil {
+		t.Fatal(err)
+	}
+	*r.broken = true
+	if err := c.Complete(t.Context(), i, completed(i.ID)); !errors.Is(err, client.ErrNotRecorded) {
+		t.Errorf("completion: %v", err)
+	}
+	*r.broken = false
+	if err := c.Complete(t.Context(), i, completed(i.ID)); err != nil {
+		t.Errorf("completion with room again: %v", err)
+	}
+}
+
+func TestSignerAway(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Sealed, time.Minute)
+	c, _ := r.client("p")
+	i := intent("rcpt_a")
+	if err := c.Intent(t.Context(), i); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	r.await("the loss is noticed", func() bool { return c.Ready() != nil })
+	if err := c.Intent(t.Context(), intent("rcpt_b")); !errors.Is(err, client.ErrNotRecorded) {
+		t.Errorf("intent without a signer: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := c.Complete(ctx, i, completed(i.ID)); !errors.Is(err, client.ErrNotRecorded) {
+		t.Errorf("completion without a signer: %v", err)
+	}
+}
+
+func TestRevocationIsPushed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Sealed, time.Minute)
+	c, _ := r.client("p")
+	k := &token.Token{Claims: token.Claims{MissionID: "job"}, Hash: "h"}
+	if c.Trust().Revoked(k) {
+		t.Fatal("revoked before")
+	}
+	r.trust.revoke("job")
+	r.await("the withdrawal arrives", func() bool { return c.Trust().Revoked(k) })
+	if c.Trust().Revoked(&token.Token{Hash: "h"}) {
+		t.Error("a token without a job is withdrawn with the job")
+	}
+}
+
+func BenchmarkCall(b *testing.B) {
+	for _, mode := range []Mode{Strict, Sealed, Async} {
+		b.Run(string(mode), func(b *testing.B) {
+			dir := b.TempDir()
+			l, _, err := evlog.Open(filepath.Join(dir, "ev"), evlog.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			key, err := keyring.Generate(bytes.NewReader(make([]byte, 64)))
+			if err != nil {
+				b.Fatal(err)
+			}
+			s, err := New(Config{Log: l, Gateway: key, GatewayID: "g", Mode: mode, Trust: newSource(), Slog: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			lis, err := net.Listen("unix", filepath.Join(dir, "s"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(b.Context())
+			defer cancel()
+			go func() { _ = s.Serve(ctx, lis) }()
+			c, err := client.New(client.Config{Network: "unix", Address: filepath.Join(dir, "s"), Instance: "b", Log: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			go func() { _ = c.Run(ctx) }()
+			for c.Ready() != nil {
+				time.Sleep(time.Millisecond)
+			}
+			var n sync.Mutex
+			id := 0
+			b.SetParallelism(32)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					n.Lock()
+					id++
+					i := intent(fmt.Sprintf("rcpt_%d", id))
+					n.Unlock()
+					if err := errors.Join(c.Intent(ctx, i), c.Complete(ctx, i, completed(i.ID))); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
+}
