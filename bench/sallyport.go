@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const (
+	sallyportName = "sallyport"
+	sallyportPath = "/openai" + chatPath
+	receiptHeader = "X-Sallyport-Receipt"
+	runIDHeader   = "X-Run-Id"
+)
+
+// sallyport is the whole system with everything on: token, contract, job binding in Redis, credential swap, signed
+// receipts. It is driven through what users have: the configuration, the ready file and the control API.
+type sallyport struct {
+	*process
+	e            *environment
+	ready        *readyFile
+	redis        *redisServer // nil where redis-server is missing
+	control      *http.Client
+	gateway      string // host:port
+	missions     int    // jobs made so far
+	credentialed int64  // calls with the real credential that the upstream had seen before measuring
+}
+
+func newSallyport(ctx context.Context, e *environment) (peer, error) {
+	bin, err := e.sallyportBinary(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &sallyport{e: e, control: &http.Client{Timeout: 10 * time.Second}}
+	if s.redis, err = startRedis(ctx, e); err != nil {
+		return nil, err
+	}
+	e.facts["evidence"], e.facts["replay_store"] = e.o.Evidence, "redis"
+	if s.redis == nil {
+		e.facts["replay_store"] = "in process (redis-server is missing)"
+		e.log.Warn("redis-server is missing, so job binding is measured in process")
+	}
+	if err := s.start(ctx, bin); err != nil {
+		s.Stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// sallyportBinary is the named binary, or one built from this checkout.
+func (e *environment) sallyportBinary(ctx context.Context) (string, error) {
+	if e.o.Sallyport != "" {
+		return filepath.Abs(e.o.Sallyport)
+	}
+	bin := filepath.Join(e.dir, "sallyport")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", bin, "./compose/sallyport")
+	cmd.Dir = e.root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build sallyport: %w\n%s", err, out)
+	}
+	return bin, nil
+}
+
+func (s *sallyport) start(ctx context.Context, bin string) error {
+	config, err := s.writeConfig(ctx)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(s.e.dir, "ready.json")
+	if s.process, _, err = start(ctx, sallyportName, false, bin, "up", "-c", config, "--ready-file", file); err != nil {
+		return err
+	}
+	if err := s.await(ctx, func() error { s.ready, err = readReady(file); return err }); err != nil {
+		return err
+	}
+	u, err := url.Parse(s.ready.GatewayURL)
+	if err != nil {
+		return fmt.Errorf("gateway_url: %w", err)
+	}
+	s.gateway = u.Host
+	return nil
+}
+
+// writeConfig sets what the comparison needs and leaves everything else at its default.
+func (s *sallyport) writeConfig(ctx context.Context) (string, error) {
+	envoy, err := s.e.envoyBinary(ctx)
+	if err != nil {
+		return "", err
+	}
+	listen, err := freeAddress()
+	if err != nil {
+		return "", err
+	}
+	control, err := freeAddress()
+	if err != nil {
+		return "", err
+	}
+	key := filepath.Join(s.e.dir, "upstream.key")
+	if err := os.WriteFile(key, []byte(credential), 0o600); err != nil {
+		return "", err
+	}
+	c := map[string]any{
+		"listen": listen, "control_listen": control, "data_dir": filepath.Join(s.e.dir, "data"),
+		"upstreams":      []any{map[string]any{"name": "openai", "dialect": "openai", "url": "http://" + s.e.upstream.address, "secret_class": "openai_key"}},
+		"secret_classes": []any{map[string]any{"name": "openai_key", "from": "file:" + key, "hosts": []string{s.e.upstream.address}}},
+		"evidence":       map[string]any{"mode": s.e.o.Evidence},
+		"loopback_model": map[string]any{"enabled": false},
+		"envoy":          map[string]any{"path": envoy},
+	}
+	if s.redis != nil {
+		c["redis_url"] = s.redis.url
+	}
+	raw, err := json.Marshal(c) // JSON is YAML too
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(s.e.dir, "sallyport.yaml")
+	return file, os.WriteFile(file, raw, 0o600)
+}
+
+func (s *sallyport) Name() string { return sallyportName }
+
+// Check shows each thing that "everything on" means: no token, no call; the token of one job is no use to another; an
+// allowed call leaves with the real credential and comes back with a receipt; the binding is in Redis.
+func (s *sallyport) Check(ctx context.Context) error {
+	if err := s.refuses(ctx, "TOKEN_REQUIRED", request(s.gateway, sallyportPath, "", nil)); err != nil {
+		return fmt.Errorf("a call without a token: %w", err)
+	}
+	token, run, err := s.job(ctx)
+	if err != nil {
+		return err
+	}
+	t := target{Address: s.gateway, Header: receiptHeader, Requests: [][]byte{s.call(token, run)}}
+	forwarded := func() error { return s.e.expectForwarded(ctx, t) }
+	if err := s.e.during(ctx, "credential", 1, forwarded); err != nil {
+		return fmt.Errorf("an allowed call: %w", err)
+	}
+	if err := s.refuses(ctx, "JOB_BINDING_MISMATCH", s.call(token, run+"-other")); err != nil {
+		return fmt.Errorf("the token of another job: %w", err)
+	}
+	seen, err := counts(ctx, s.e.upstream.counter)
+	if err != nil {
+		return err
+	}
+	s.credentialed = seen["credential"]
+	return s.bindingInRedis(ctx)
+}
+
+func (s *sallyport) bindingInRedis(ctx context.Context) error {
+	if s.redis == nil {
+		return nil
+	}
+	n, err := s.redis.keys(ctx)
+	if err == nil && n == 0 {
+		err = errors.New("nothing of an allowed call is in Redis")
+	}
+	return err
+}
+
+// refuses wants a call to be refused with a code, without reaching the upstream.
+func (s *sallyport) refuses(ctx context.Context, code string, raw []byte) error {
+	return s.e.during(ctx, "requests", 0, func() error {
+		a, err := once(ctx, s.gateway, raw)
+		if err != nil {
+			return err
+		}
+		var body struct {
+			Error struct {
+				Code string `json:"code"`
+			} `json:"error"`
+		}
+		if json.Unmarshal(a.body, &body) != nil || a.status < 400 || !strings.EqualFold(body.Error.Code, code) {
+			return fmt.Errorf("is answered with %d %.300q, want %s", a.status, a.body, code)
+		}
+		return nil
+	})
+}
+
+// job makes a new job: a token of its own mission, and the run that it will be bound to.
+func (s *sallyport) job(ctx context.Context) (token, run string, err error) {
+	s.missions++
+	mission := fmt.Sprintf("bench-mission-%d", s.missions)
+	token, err = s.ready.issue(ctx, s.control, mission)
+	return token, fmt.Sprintf("run_bench_%d", s.missions), err
+}
+
+func (s *sallyport) call(token, run string) []byte {
+	return request(s.gateway, sallyportPath, token, http.Header{runIDHeader: {run}})
+}
+
+// Target gives each connection a job of its own, as agents have.
+func (s *sallyport) Target(ctx context.Context, n int) (target, error) {
+	t := target{Address: s.gateway, Header: receiptHeader}
+	for range n {
+		token, run, err := s.job(ctx)
+		if err != nil {
+			return t, err
+		}
+		t.Requests = append(t.Requests, s.call(token, run))
+	}
+	return t, nil
+}
+
+func (s *sallyport) Groups() map[string][]int {
+	g := map[string][]int{}
+	for role, pids := range s.ready.PIDs {
+		if len(pids) > 0 {
+			g[role] = pids
+		}
+	}
+	if s.redis != nil {
+		g["redis"] = []int{s.redis.pid()}
+	}
+	return g
+}
+
+// Verify wants every answered call to have left with the real credential, which no other peer sends.
+func (s *sallyport) Verify(ctx context.Context, answered int64) error {
+	seen, err := counts(ctx, s.e.upstream.counter)
+	if err != nil {
+		return err
+	}
+	if got := seen["credential"] - s.credentialed; got < answered {
+		return fmt.Errorf("of %d calls %d left with the real credential", answered, got)
+	}
+	return nil
+}
+
+func (s *sallyport) Stop() {
+	s.stop()
+	s.redis.stop()
+}
