@@ -1,0 +1,267 @@
+package gate
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"regexp"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
+
+	"sallyport/extproc/decide"
+	"sallyport/extproc/dialect"
+	"sallyport/extproc/secret"
+	"sallyport/signer/code"
+	"sallyport/signer/record"
+	"sallyport/signer/token"
+	"sallyport/signer/weaken"
+)
+
+// attributesNamespace is where Envoy puts the request attributes that it was asked for.
+const attributesNamespace = "envoy.filters.http.ext_proc"
+
+// runID is what a client may send as X-Run-Id and X-Idempotency-Key.
+var runID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
+
+// requestHeaders is the first half of the way in: everything that can be refused without the body is refused before
+// Envoy buffers one.
+func (x *exchange) requestHeaders(ctx context.Context, req *extprocv3.ProcessingRequest, h *extprocv3.HttpHeaders) *extprocv3.ProcessingResponse {
+	ctx, cancel := context.WithTimeout(ctx, x.gate.cfg.AdmitTimeout)
+	defer cancel()
+	var d *code.Denial
+	x.req, d = readHeaders(h.GetHeaders())
+	x.req.peer = req.GetAttributes()[attributesNamespace].GetFields()["source.address"].GetStringValue()
+	x.refusal.Method, x.refusal.Path, x.refusal.Peer = x.req.method, clip(x.req.path), x.req.peer
+	x.req.peer = withoutPort(x.req.peer)
+	if d != nil {
+		return x.refuse(d)
+	}
+	if d := x.identify(ctx); d != nil {
+		return x.refuse(d)
+	}
+	if !h.GetEndOfStream() {
+		x.phase = phaseBody
+		return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestHeaders{RequestHeaders: &extprocv3.HeadersResponse{}}}
+	}
+	common, d := x.admit(ctx, nil)
+	if d != nil {
+		return x.refuse(d)
+	}
+	return &extprocv3.ProcessingResponse{
+		Response:        &extprocv3.ProcessingResponse_RequestHeaders{RequestHeaders: &extprocv3.HeadersResponse{Response: common}},
+		DynamicMetadata: allowed(x.id),
+	}
+}
+
+// requestBody is the second half, with the whole body at hand.
+func (x *exchange) requestBody(ctx context.Context, b *extprocv3.HttpBody) *extprocv3.ProcessingResponse {
+	ctx, cancel := context.WithTimeout(ctx, x.gate.cfg.AdmitTimeout)
+	defer cancel()
+	if !b.GetEndOfStream() {
+		return x.refuse(code.Deny(code.GateInternal, "the body came in parts"))
+	}
+	common, d := x.admit(ctx, b.GetBody())
+	if d != nil {
+		return x.refuse(d)
+	}
+	return &extprocv3.ProcessingResponse{
+		Response:        &extprocv3.ProcessingResponse_RequestBody{RequestBody: &extprocv3.BodyResponse{Response: common}},
+		DynamicMetadata: allowed(x.id),
+	}
+}
+
+// identify finds out who asks, under which contract and by which door. It consumes nothing.
+func (x *exchange) identify(ctx context.Context) *code.Denial {
+	r := x.req
+	// The door comes first only so that refusals look native to the client; it decides nothing.
+	if d := canonicalPath(r.path); d != nil {
+		return d
+	}
+	dest, routeDenial := x.gate.doors.route(r)
+	x.dest = dest
+	if dest != nil {
+		x.refusal.Provider, x.refusal.Host = dest.Provider, dest.name
+	}
+	if d := x.authenticate(); d != nil {
+		return d
+	}
+	if routeDenial != nil {
+		return routeDenial
+	}
+	if r.upgrade != "" {
+		return code.Deny(code.UpgradeNotSupported, "%.32s", r.upgrade)
+	}
+	if r.contentEncoding != "" && !strings.EqualFold(r.contentEncoding, "identity") {
+		return code.Deny(code.PayloadEncoded, "%.32s", r.contentEncoding)
+	}
+	c, d := x.gate.contracts.get(ctx, x.token.PolicyHash)
+	if d != nil {
+		return d
+	}
+	x.contract = c
+	return nil
+}
+
+// authenticate verifies the token against the key set and the revocations of one snapshot, which the exchange keeps.
+func (x *exchange) authenticate() *code.Denial {
+	r, now := x.req, x.gate.cfg.Now()
+	raw, d := r.scopedToken()
+	if d != nil {
+		return d
+	}
+	x.trust = x.gate.cfg.Signer.Trust()
+	if x.trust == nil || x.trust.Age(now) > x.gate.cfg.Staleness {
+		return code.Deny(code.TrustStateStale, "")
+	}
+	t, d := token.Verify(raw, x.trust.Keys, x.gate.cfg.Audience, now)
+	if d != nil {
+		return d
+	}
+	x.token = t
+	x.refusal.Subject, x.refusal.MissionID, x.refusal.TokenHash, x.refusal.PolicyHash = t.Sub, t.MissionID, t.Hash, t.PolicyHash
+	switch {
+	case x.trust.Revoked(t):
+		return code.Deny(code.TokenRevoked, "")
+	case t.Cnf != nil && t.Cnf.X5tS256 != "":
+		// A sender-constrained token (RFC 8705) needs a client certificate, which this door does not ask for.
+		return code.Deny(code.JobBindingMismatch, "the token is bound to a client certificate")
+	case r.clientDID != "" && r.clientDID != t.Sub:
+		return code.Deny(code.TokenSubMismatch, "")
+	case t.PolicyHash == "":
+		return code.Deny(code.PolicyRequired, "")
+	case r.policyHash != "" && r.policyHash != t.PolicyHash:
+		return code.Deny(code.PolicyHashMismatch, "")
+	case r.runID != "" && !runID.MatchString(r.runID):
+		return code.Deny(code.InvalidRequest, "X-Run-Id must be 1 to 128 of A-Z a-z 0-9 . _ : -")
+	case r.idempotencyKey != "" && !runID.MatchString(r.idempotencyKey):
+		return code.Deny(code.InvalidRequest, "X-Idempotency-Key must be 1 to 128 of A-Z a-z 0-9 . _ : -")
+	}
+	x.refusal.RunID = x.run()
+	return nil
+}
+
+// admit decides, claims, gets the credential and records the intent, in this order: what is refused consumes nothing,
+// and nothing leaves that is not recorded.
+func (x *exchange) admit(ctx context.Context, body []byte) (*extprocv3.CommonResponse, *code.Denial) {
+	now := x.gate.cfg.Now()
+	if int64(len(body)) > x.gate.cfg.MaxBodyBytes {
+		return nil, code.Deny(code.PayloadTooLarge, "%d bytes; the limit is %d", len(body), x.gate.cfg.MaxBodyBytes)
+	}
+	seen, d := x.dest.dialect.Inspect(x.dest.call, body)
+	if d != nil {
+		return nil, d
+	}
+	x.refusal.Model = clip(seen.Model)
+	ask := decide.Ask{Provider: x.dest.Provider, Model: seen.Model, Method: x.req.method, Host: x.dest.name, Path: x.dest.path, SecretClass: x.dest.SecretClass}
+	verdict := decide.Decide(x.contract, x.token, ask, now)
+	if verdict.Denial != nil && !weaken.Off("decision") {
+		return nil, verdict.Denial
+	}
+	cred, inject, d := x.credential(ctx, ask, verdict)
+	if d != nil {
+		return nil, d
+	}
+	x.intent = x.newIntent(ask, seen, body)
+	common := x.rewrite(cred, inject)
+	if d := x.claim(ctx); d != nil {
+		return nil, d
+	}
+	if err := x.gate.cfg.Signer.Intent(ctx, x.intent); err != nil {
+		x.gate.cfg.Log.Error("intent not recorded; the call does not pass", "receipt", x.id, "error", err)
+		x.releaseClaim()
+		return nil, code.Deny(code.EvidenceDown, "")
+	}
+	x.phase = phaseUpstream
+	x.gate.metrics.decisions.WithLabelValues("allow", "").Inc()
+	return common, nil
+}
+
+// credential gets what the upstream needs, if anything. A contract that demands brokered credentials never sends an
+// upstream anything else, since whatever the client sent was refused or is stripped.
+func (x *exchange) credential(ctx context.Context, ask decide.Ask, v decide.Verdict) (secret.Credential, secret.Inject, *code.Denial) {
+	if ask.SecretClass == "" {
+		return secret.Credential{}, secret.Inject{}, nil
+	}
+	return x.gate.cfg.Secrets.Get(ctx, ask.SecretClass, secret.Target{Host: ask.Host, Method: ask.Method, Path: ask.Path}, v.SecretMaxTTL)
+}
+
+func (x *exchange) newIntent(ask decide.Ask, seen dialect.Body, body []byte) *record.Intent {
+	t := x.token
+	nonce := x.req.idempotencyKey
+	if nonce == "" {
+		nonce = t.Nonce
+	}
+	return &record.Intent{
+		ID: x.id, TimeMS: x.gate.cfg.Now().UnixMilli(), RunID: x.run(), EventHash: x.req.eventHash, Nonce: nonce,
+		MissionID: t.MissionID, Subject: t.Sub, TokenHash: t.Hash, TokenScopeHash: t.TokenScopeHash, PolicyHash: t.PolicyHash,
+		Provider: ask.Provider, Model: seen.Model, Action: decide.ModelInvoke, Resource: ask.Resource(),
+		Method: ask.Method, Host: ask.Host, Path: ask.Path, SecretClass: ask.SecretClass,
+		RequestHash: hashB64(body), RequestBytes: int64(len(body)), Stream: seen.Stream || x.dest.call.StreamByPath,
+		TrustVersion: x.trust.Version, Peer: x.req.peer,
+	}
+}
+
+// run names the run: as the client says, else by the job, else by the token.
+func (x *exchange) run() string {
+	if x.req.runID != "" {
+		return x.req.runID
+	}
+	name := x.token.MissionID
+	if name == "" {
+		name = x.token.Hash
+	}
+	sum := sha256.Sum256([]byte(name))
+	return "run_" + hex.EncodeToString(sum[:16])
+}
+
+// refuse answers in the client's own language. The exchange is over.
+func (x *exchange) refuse(d *code.Denial) *extprocv3.ProcessingResponse {
+	x.deny(d)
+	answer := x.speaker().Denial(d, x.id)
+	im := &extprocv3.ImmediateResponse{
+		// 451 and 426 are not in Envoy's enum, and pass (1.40.0, measured); Validate would reject them, so it is not called.
+		Status: httpStatus(answer.Status),
+		Body:   answer.Body,
+		// The prefix tells Envoy's own replies apart: their bodies are replaced by ours, this one is not.
+		Details: "sallyport_" + strings.ToLower(string(d.Code)),
+		Headers: &extprocv3.HeaderMutation{},
+	}
+	for _, h := range append(answer.Headers, [2]string{decisionHeader, x.id}) {
+		im.Headers.SetHeaders = append(im.Headers.SetHeaders, setHeader(h[0], h[1]))
+	}
+	return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ImmediateResponse{ImmediateResponse: im}}
+}
+
+// speaker is the dialect of the door, or the most widely understood one where no door was found.
+func (x *exchange) speaker() dialect.Dialect {
+	if x.dest != nil && x.dest.door != nil {
+		return x.dest.dialect
+	}
+	d, _ := dialect.ByName("openai")
+	return d
+}
+
+func clip(s string) string {
+	const most = 256
+	if len(s) > most {
+		return s[:most]
+	}
+	return s
+}
+
+// withoutPort takes the port off an address as Envoy writes it: 1.2.3.4:5 or [::1]:5; a Unix socket's is kept as it is.
+func withoutPort(addr string) string {
+	if i := strings.LastIndexByte(addr, ':'); i > 0 && !strings.HasPrefix(addr, "/") && !strings.HasPrefix(addr, "@") {
+		return addr[:i]
+	}
+	return addr
+}
+
+func setHeader(name, value string) *corev3.HeaderValueOption {
+	return &corev3.HeaderValueOption{
+		Header:       &corev3.HeaderValue{Key: name, RawValue: []byte(value)},
+		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+	}
+}

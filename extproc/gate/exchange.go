@@ -1,0 +1,99 @@
+package gate
+
+import (
+	"context"
+	"hash"
+	"time"
+
+	"sallyport/extproc/dialect"
+	"sallyport/signer/client"
+	"sallyport/signer/code"
+	"sallyport/signer/contract"
+	"sallyport/signer/record"
+	"sallyport/signer/token"
+)
+
+// phase is how far an exchange is. It only moves forward.
+type phase int
+
+const (
+	phaseNew      phase = iota // nothing seen
+	phaseBody                  // the token is good, the body is awaited
+	phaseRefused               // a refusal was given
+	phaseUpstream              // the verdict is allow, the intent is recorded, the request leaves
+	phaseAnswer                // the upstream's headers came
+	phaseSettled               // the receipt is recorded
+)
+
+func (p phase) String() string {
+	return [...]string{"new", "body", "refused", "upstream", "answer", "settled"}[p]
+}
+
+// verdictGiven tells whether Envoy was told what to do with the request.
+func (p phase) verdictGiven() bool { return p >= phaseRefused }
+
+// exchange is one request and its answer. One goroutine owns it; what it shares with others is immutable.
+type exchange struct {
+	gate  *Gate
+	id    string
+	phase phase
+	began time.Time
+
+	req      *request
+	dest     *destination
+	trust    *client.Trust // the snapshot the exchange began with
+	token    *token.Token
+	contract *contract.Contract
+
+	intent *record.Intent
+	idem   *idempotency // nil without an X-Idempotency-Key
+	sum    hash.Hash    // over the answer's raw bytes
+	meter  dialect.Meter
+	answer record.Completion
+	// localReply: the answer is Envoy's own and already recorded; its body passes unmeasured.
+	localReply bool
+	refusal    record.Refusal // filled as far as the call was understood
+}
+
+func newExchange(g *Gate) *exchange {
+	return &exchange{gate: g, id: newID("rcpt_"), began: g.cfg.Now()}
+}
+
+// close settles an exchange whose stream has ended. A call that left and was not completed is recorded as cut; the
+// recording goes on in the background, since nobody waits for it and the stream's goroutine belongs to Envoy.
+func (x *exchange) close() {
+	switch x.phase {
+	case phaseUpstream, phaseAnswer:
+		x.gate.metrics.cut.Inc()
+		go x.recordCut("the stream ended before the answer was complete")
+	case phaseNew, phaseBody:
+		// The client went away before it was answered: nothing left, and nothing was refused.
+		x.gate.metrics.abandoned.Inc()
+	case phaseRefused, phaseSettled:
+	}
+}
+
+func (x *exchange) recordCut(reason string) {
+	ctx, cancel := context.WithTimeout(context.Background(), cutTimeout)
+	defer cancel()
+	c := x.completion(record.Cut, reason)
+	if err := x.gate.cfg.Signer.Complete(ctx, x.intent, c); err != nil {
+		// The intent is in the log: the signer itself will mark it as cut when it recovers.
+		x.gate.cfg.Log.Error("a cut call could not be recorded", "receipt", x.id, "error", err)
+	}
+	x.settleIdempotency(ctx, c)
+}
+
+// deny notes the code for the log, the metric and the evidence. It does not answer.
+func (x *exchange) deny(d *code.Denial) {
+	info := code.Lookup(d.Code)
+	x.phase = phaseRefused
+	x.gate.metrics.decisions.WithLabelValues("deny", string(d.Code)).Inc()
+	r := x.refusal
+	r.ID, r.TimeMS = newID("dec_"), x.gate.cfg.Now().UnixMilli()
+	r.Code, r.Status, r.Detail = string(d.Code), info.Status, d.Detail
+	x.id = r.ID
+	x.gate.cfg.Signer.Refuse(&r)
+	x.gate.cfg.Log.Info("refused", "decision", r.ID, "code", r.Code, "status", r.Status, "detail", r.Detail,
+		"method", r.Method, "path", r.Path, "provider", r.Provider, "model", r.Model, "policy_hash", r.PolicyHash, "peer", r.Peer)
+}

@@ -1,0 +1,224 @@
+package gate
+
+import (
+	"encoding/base64"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"sallyport/signer/code"
+	"sallyport/signer/token"
+)
+
+// Header names of the gateway. Everything under reservedPrefix is ours: a client that sends one is refused.
+const (
+	reservedPrefix = "x-sallyport-"
+	scopeHeader    = "x-sallyport-scope"   // key of the contract's scoped routes, set on allowed calls only
+	receiptHeader  = "x-sallyport-receipt" // id of the receipt, on every answer of an allowed call
+	decisionHeader = "x-sallyport-decision"
+
+	runIDHeader       = "x-run-id"
+	eventHashHeader   = "x-event-hash"
+	idempotencyHeader = "x-idempotency-key"
+	policyHashHeader  = "x-policy-hash"
+	clientDIDHeader   = "x-client-did"
+	proxyAuthHeader   = "proxy-authorization"
+)
+
+// carriers are the headers in which clients put their API key, and so the token (measured on real SDKs).
+// All of them are read, and all of them are removed before the call leaves.
+var carriers = []string{
+	"x-cst", "x-scoped-token", proxyAuthHeader, "authorization", "x-api-key", "x-goog-api-key", "api-key",
+	"anthropic-api-key", "x-provider-api-key", "x-provider-key", "x-provider-authorization",
+}
+
+// controls are headers that speak to the gateway and go no further.
+var controls = []string{
+	runIDHeader, eventHashHeader, idempotencyHeader, policyHashHeader, clientDIDHeader,
+	"x-confidential-mode", "x-receipt-privacy-mode", "x-openai-api", "x-payment-account-did",
+	"x-span-id", "x-parent-span-id", "x-tool-span-id", "x-causal-phase", "x-attribution-confidence",
+	"x-delegation-spend-minor", "x-idempotency-fingerprint", "x-fingerprint",
+}
+
+// removed is what is stripped from every request that passes; built once.
+var removed = append(append([]string{}, carriers...), controls...)
+
+// single are the headers whose repetition is refused: Envoy delivers duplicates as separate entries (1.40.0, measured),
+// and taking the first or the last would let two readers see two different requests.
+var single = func() map[string]bool {
+	m := map[string]bool{"content-encoding": true, "content-type": true, "content-length": true, ":path": true, ":authority": true, ":method": true}
+	for _, h := range removed {
+		m[h] = true
+	}
+	return m
+}()
+
+// joined are the headers whose repetitions Envoy 1.40.0 hands over as one entry with a comma between (measured); none of
+// them holds a comma when it came once.
+var joined = map[string]bool{"authorization": true, "content-encoding": true, ":authority": true}
+
+// request is what the gate reads from the request's headers.
+type request struct {
+	method, path, query string // path without query
+	authority           string
+	contentEncoding     string
+	upgrade             string
+	runID, eventHash    string
+	idempotencyKey      string
+	policyHash          string
+	clientDID           string
+	openAIAPI           string // X-OpenAI-API, which of OpenAI's APIs a /v1/proxy/openai call speaks
+	credentials         []credential
+	peer                string // address of the client without port, as Envoy saw it
+}
+
+type credential struct{ header, value string }
+
+// readHeaders picks what the gate needs from Envoy's header list, in one pass, and refuses what must not come:
+// reserved headers and repeated security headers.
+func readHeaders(hm *corev3.HeaderMap) (*request, *code.Denial) {
+	r := &request{}
+	seen := make(map[string]bool, 8)
+	var denial *code.Denial
+	for _, h := range hm.GetHeaders() {
+		name := h.GetKey()
+		if strings.HasPrefix(name, reservedPrefix) && denial == nil {
+			denial = code.Deny(code.HeaderReserved, "%.64s", name)
+		}
+		if single[name] {
+			if seen[name] && denial == nil {
+				denial = code.Deny(code.HeaderDuplicate, "%s", name)
+			}
+			seen[name] = true
+		}
+		value := headerValue(h)
+		if joined[name] && strings.Contains(value, ",") && denial == nil {
+			denial = code.Deny(code.HeaderDuplicate, "%s", name)
+		}
+		r.take(name, value)
+	}
+	return r, denial
+}
+
+func headerValue(h *corev3.HeaderValue) string {
+	if v := h.GetRawValue(); len(v) > 0 {
+		return string(v)
+	}
+	return h.GetValue()
+}
+
+func (r *request) take(name, value string) {
+	switch name {
+	case ":method":
+		r.method = value
+	case ":path":
+		r.path, r.query, _ = strings.Cut(value, "?")
+	case ":authority":
+		r.authority = value
+	case "content-encoding":
+		r.contentEncoding = value
+	case "upgrade":
+		r.upgrade = value
+	case runIDHeader:
+		r.runID = value
+	case eventHashHeader:
+		r.eventHash = value
+	case idempotencyHeader:
+		r.idempotencyKey = value
+	case policyHashHeader:
+		r.policyHash = value
+	case clientDIDHeader:
+		r.clientDID = value
+	case "x-openai-api":
+		r.openAIAPI = value
+	default:
+		for _, c := range carriers {
+			if name == c {
+				if v := bareCredential(name, value); v != "" {
+					r.credentials = append(r.credentials, credential{name, v})
+				}
+				return
+			}
+		}
+	}
+}
+
+// bareCredential takes the scheme off a header's value. A Basic password is the token of clients that got it in the
+// user information of a proxy URL; its user name is only a label.
+func bareCredential(header, value string) string {
+	value = strings.TrimSpace(value)
+	scheme, rest, ok := strings.Cut(value, " ")
+	if !ok {
+		return value
+	}
+	switch {
+	case strings.EqualFold(scheme, "bearer"):
+		return strings.TrimSpace(rest)
+	case strings.EqualFold(scheme, "basic") && header == proxyAuthHeader:
+		if raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(rest)); err == nil {
+			if _, password, ok := strings.Cut(string(raw), ":"); ok {
+				return password
+			}
+		}
+	}
+	return value
+}
+
+// scopedToken returns the one token of the request. Two different ones are refused, and so is any credential that is
+// no scoped token: the broker did not give it, and it must not leave.
+func (r *request) scopedToken() (string, *code.Denial) {
+	creds := r.credentials
+	for _, pair := range strings.Split(r.query, "&") {
+		if k, v, _ := strings.Cut(pair, "="); k == "key" && v != "" {
+			creds = append(creds, credential{"?key=", v})
+		}
+	}
+	if len(creds) == 0 {
+		return "", code.Deny(code.TokenRequired, "")
+	}
+	tok := creds[0].value
+	for _, c := range creds {
+		if len(c.value) > token.MaxBytes {
+			return "", code.Deny(code.TokenTooLarge, "%s holds %d bytes", c.header, len(c.value))
+		}
+	}
+	for _, c := range creds {
+		if token.Looks(c.value) {
+			continue
+		}
+		if c.header == "x-cst" || c.header == "x-scoped-token" {
+			return "", code.Deny(code.TokenMalformed, "in %s", c.header)
+		}
+		return "", code.Deny(code.TokenNotCST, "in %s", c.header)
+	}
+	for _, c := range creds[1:] {
+		if c.value != tok {
+			return "", code.Deny(code.TokenConflict, "%s and %s differ", creds[0].header, c.header)
+		}
+	}
+	return tok, nil
+}
+
+// canonicalPath refuses every spelling of a path that another reader could resolve to a different one. Envoy is told
+// not to normalise, so that what is checked here is what was sent.
+func canonicalPath(p string) *code.Denial {
+	if p == "" || p[0] != '/' {
+		return code.Deny(code.PathNotCanonical, "must start with a slash")
+	}
+	for i := 0; i < len(p); i++ {
+		switch c := p[i]; {
+		case c == '/' && i+1 < len(p) && p[i+1] == '/':
+			return code.Deny(code.PathNotCanonical, "doubled slash at %d", i)
+		case c == '%' || c == ';' || c == '\\' || c == '#':
+			return code.Deny(code.PathNotCanonical, "character %q at %d", c, i)
+		case c <= ' ' || c >= 0x7f:
+			return code.Deny(code.PathNotCanonical, "byte 0x%02x at %d", c, i)
+		}
+	}
+	for _, seg := range strings.Split(p[1:], "/") {
+		if seg == "." || seg == ".." {
+			return code.Deny(code.PathNotCanonical, "dot segment")
+		}
+	}
+	return nil
+}

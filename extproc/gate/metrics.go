@@ -1,0 +1,58 @@
+package gate
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	extprocfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
+
+	"sallyport/signer/record"
+)
+
+// metrics are the gate's numbers. Labels are bounded: codes come from the closed list, providers from the configuration.
+type metrics struct {
+	decisions *prometheus.CounterVec
+	settled   *prometheus.CounterVec
+	tokens    *prometheus.CounterVec
+	seconds   *prometheus.HistogramVec
+	cut       prometheus.Counter
+	abandoned prometheus.Counter
+	panics    prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sallyport_decisions_total", Help: "Calls decided, by verdict and code."}, []string{"verdict", "code"}),
+		settled:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sallyport_calls_settled_total", Help: "Calls whose receipt is recorded, by provider and outcome."}, []string{"provider", "outcome"}),
+		tokens:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sallyport_model_tokens_total", Help: "Model tokens as upstreams reported them, by provider and direction."}, []string{"provider", "direction"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "sallyport_call_seconds", Help: "Time from the recorded intent to the last byte of the answer, in seconds.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 14),
+		}, []string{"provider"}),
+		cut:       prometheus.NewCounter(prometheus.CounterOpts{Name: "sallyport_calls_cut_total", Help: "Allowed calls that ended before the whole answer was released."}),
+		abandoned: prometheus.NewCounter(prometheus.CounterOpts{Name: "sallyport_calls_abandoned_total", Help: "Calls that the client gave up before a verdict."}),
+		panics:    prometheus.NewCounter(prometheus.CounterOpts{Name: "sallyport_panics_total", Help: "Internal faults that ended an exchange; each was refused."}),
+	}
+	for _, c := range []prometheus.Collector{m.decisions, m.settled, m.tokens, m.seconds, m.cut, m.abandoned, m.panics} {
+		if err := r.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) observe(x *exchange, c *record.Completion) {
+	p := x.dest.Provider
+	m.settled.WithLabelValues(p, string(c.Outcome)).Inc()
+	m.tokens.WithLabelValues(p, "input").Add(float64(c.TokensInput))
+	m.tokens.WithLabelValues(p, "output").Add(float64(c.TokensOutput))
+	m.seconds.WithLabelValues(p).Observe(float64(c.LatencyMS) / 1000)
+}
+
+// skipBody tells Envoy that the rest of an answer of its own need not be shown to us.
+func skipBody() *extprocfilterv3.ProcessingMode {
+	return &extprocfilterv3.ProcessingMode{
+		ResponseHeaderMode:  extprocfilterv3.ProcessingMode_SEND,
+		ResponseBodyMode:    extprocfilterv3.ProcessingMode_NONE,
+		ResponseTrailerMode: extprocfilterv3.ProcessingMode_SKIP,
+	}
+}
