@@ -51,6 +51,17 @@ func Defaults(base string) (*Config, error) {
 	return c, c.Validate()
 }
 
+// InDir is the configuration without a file whose data directory is dir.
+func InDir(dir string) (*Config, error) {
+	full, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	c := &Config{DataDir: full}
+	c.applyDefaults(filepath.Dir(full))
+	return c, c.Validate()
+}
+
 // Parse reads a configuration from memory. The name stands in problems, base is where relative paths belong.
 func Parse(name string, raw []byte, base string) (*Config, error) { return parse(name, raw, base) }
 

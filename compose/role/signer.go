@@ -1,0 +1,151 @@
+package role
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"syscall"
+	"time"
+
+	"sallyport/compose/config"
+	"sallyport/signer/contract"
+	"sallyport/signer/envelope"
+	"sallyport/signer/evlog"
+	"sallyport/signer/issuer"
+	"sallyport/signer/service"
+)
+
+// IssuerSocket is where the signer process answers the issuer's HTTP API.
+func IssuerSocket(c *config.Config) string { return c.Socket("issuer") }
+
+// Signer runs the signer: the only process that holds private keys. It records calls for the ext_proc processes, and
+// issues and withdraws tokens.
+func (p *Process) Signer(ctx context.Context) error {
+	c := p.Config
+	if err := Prepare(c); err != nil {
+		return err
+	}
+	keys, err := openKeys(c, p.Log)
+	if err != nil {
+		return err
+	}
+	if err := writeTrust(c.TrustFile(), keys.trust()); err != nil {
+		return err
+	}
+	iss, closeIssuer, err := p.issuer(keys)
+	if err != nil {
+		return err
+	}
+	defer closeIssuer()
+
+	log, recovered, err := evlog.Open(c.Evidence.Dir, evlog.Options{Log: p.Log})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := log.Close(); err != nil {
+			p.Log.Error("the evidence log did not close cleanly", slog.Any("error", err))
+		}
+	}()
+	p.Log.Info("evidence log opened", slog.String("dir", c.Evidence.Dir), slog.Any("recovered", recovered))
+	svc, err := service.New(service.Config{
+		Log: log, Gateway: keys.Gateway.Active(), GatewayID: keys.Gateway.Active().DID(),
+		Mode: service.Mode(c.Evidence.Mode), Trust: iss, Now: time.Now, Slog: p.Log, Metrics: p.Status.Registry,
+	})
+	if err != nil {
+		return err
+	}
+	open, err := svc.Recover(c.Evidence.Dir)
+	if err != nil {
+		return err
+	}
+	if open > 0 {
+		p.Log.Warn("calls were open when the signer ended; those that no processor claims are recorded as cut", slog.Int("calls", open))
+	}
+	p.Status.Add("evidence", func(context.Context) error { return roomLeft(c.Evidence.Dir) })
+	return p.serveSigner(ctx, svc, iss)
+}
+
+func (p *Process) serveSigner(ctx context.Context, svc *service.Service, iss *issuer.Issuer) error {
+	stream, err := listenTLS(p.Config.Signer)
+	if err != nil {
+		return fmt.Errorf("signer: %w", err)
+	}
+	api, err := listenUnix(IssuerSocket(p.Config))
+	if err != nil {
+		return err
+	}
+	s := newServices(ctx)
+	if err := p.status(s); err != nil {
+		return err
+	}
+	s.run("signer", func(ctx context.Context) error { return svc.Serve(ctx, stream) })
+	s.http(api, iss.Handler(), p.Log)
+	return s.wait()
+}
+
+// leastRoom is what a few thousand calls need, in bytes: enough to be told before calls are refused.
+const leastRoom = 16 << 20
+
+// roomLeft says when the disk of the evidence is nearly full.
+func roomLeft(dir string) error {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	if left := fs.Bavail * uint64(fs.Bsize); left < leastRoom { //nolint:gosec // a block size is positive
+		return fmt.Errorf("%s has only %d KiB left; without room nothing passes", dir, left>>10)
+	}
+	return nil
+}
+
+// issuer opens what the issuer keeps and makes it.
+func (p *Process) issuer(keys *Keys) (iss *issuer.Issuer, closeAll func(), err error) {
+	c := p.Config
+	admin, created, err := issuer.CreateAdminKey(c.AdminTokenFile, rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	if created {
+		p.Log.Warn("an administrator key was generated", slog.String("file", c.AdminTokenFile))
+	}
+	rev, err := issuer.OpenRevocations(c.IssuerDir(), p.Log)
+	if err != nil {
+		return nil, nil, err
+	}
+	iss, err = issuer.New(issuer.Config{
+		Ring: keys.Issuer, Revocations: rev, Admin: admin, Dir: c.IssuerDir(),
+		SignContract: func(payload []byte, at time.Time) (*envelope.Envelope, error) {
+			return contract.Sign(payload, keys.Contract.Active(), at)
+		},
+		GatewayDID: keys.Gateway.Active().DID(), ContractDIDs: dids(keys.Contract), Log: p.Log,
+	})
+	if err != nil {
+		_ = rev.Close()
+		return nil, nil, err
+	}
+	return iss, func() {
+		if err := iss.Close(); err != nil {
+			p.Log.Error("the record of issued tokens did not close cleanly", slog.Any("error", err))
+		}
+		if err := rev.Close(); err != nil {
+			p.Log.Error("the record of revocations did not close cleanly", slog.Any("error", err))
+		}
+	}, nil
+}
+
+// listenTLS listens on a link, with mutual TLS where it has the material.
+func listenTLS(l config.Link) (net.Listener, error) {
+	conf, err := serverTLS(l)
+	if err != nil {
+		return nil, err
+	}
+	lis, err := listenLink(l)
+	if err != nil || conf == nil {
+		return lis, err
+	}
+	return tls.NewListener(lis, conf), nil
+}
