@@ -45,9 +45,11 @@ func (d *dialect) Denial(den *code.Denial, requestID string) Answer {
 		Headers: [][2]string{
 			{"content-type", "application/json"},
 			{"x-should-retry", "false"},
-			{d.requestID, requestID},
 		},
 		Body: encode(body),
+	}
+	if requestID != "" {
+		a.Headers = append(a.Headers, [2]string{d.requestID, requestID})
 	}
 	if info.Class == code.ClassLimit {
 		a.Headers = append(a.Headers, [2]string{"retry-after", strconv.Itoa(int(retryAfter / time.Second))})
@@ -80,7 +82,11 @@ func message(den *code.Denial, info code.Info, requestID string) string {
 	if info.Class == code.ClassUpstream {
 		who = "Sallyport: "
 	}
-	return who + text + " [" + string(den.Code) + ", " + requestID + "]"
+	which := string(den.Code)
+	if requestID != "" {
+		which += ", " + requestID
+	}
+	return who + text + " [" + which + "]"
 }
 
 // traps are the words by which agents take an error's text for a failed login, a bill or a busy service, and then stop

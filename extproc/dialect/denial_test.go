@@ -129,3 +129,10 @@ func TestDenialKeepsTrapsOfTheRequestOut(t *testing.T) {
 		}
 	}
 }
+
+func TestDenialWithoutID(t *testing.T) {
+	a := anthropic.Denial(code.Deny(code.GateUnavailable, ""), "")
+	if _, ok := header(a)["request-id"]; ok || !strings.Contains(string(a.Body), "[GATE_UNAVAILABLE]") {
+		t.Errorf("%v %s", a.Headers, a.Body)
+	}
+}

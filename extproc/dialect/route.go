@@ -20,7 +20,7 @@ type route struct {
 
 const (
 	// modelSegment is what may stand for a model in a path: one segment that means the same to every reader.
-	modelSegment = `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`
+	modelSegment = `[A-Za-z0-9][A-Za-z0-9._-]*`
 	// geminiVersions are the API versions of Gemini that clients use; the others have one.
 	geminiVersions = `/v1(?:beta)?`
 )
