@@ -19,7 +19,8 @@ type route struct {
 }
 
 const (
-	// modelSegment is what may stand for a model in a path: one segment that means the same to every reader.
+	// modelSegment is what may stand for a model in a path: one segment that means the same to every reader. Its length
+	// is bounded by Route, since Envoy takes no regex that counts so far.
 	modelSegment = `[A-Za-z0-9][A-Za-z0-9._-]*`
 	// geminiVersions are the API versions of Gemini that clients use; the others have one.
 	geminiVersions = `/v1(?:beta)?`
@@ -62,7 +63,7 @@ func (d *dialect) Route(method, path string) (Call, *code.Denial) {
 	version, below := d.split(path)
 	model, verb := "", ""
 	if d == &gemini {
-		if m := geminiModel.FindStringSubmatch(below); m != nil {
+		if m := geminiModel.FindStringSubmatch(below); m != nil && len(m[1]) <= maxModel {
 			model, verb = m[1], m[2]
 		}
 	}

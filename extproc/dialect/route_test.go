@@ -3,6 +3,7 @@ package dialect
 import (
 	"net/http"
 	"regexp"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -90,6 +91,7 @@ func TestRouteRefuses(t *testing.T) {
 		{"gemini", "POST", "/v1alpha/models/gemini-3:generateContent", code.EndpointNotAllowed},
 		{"gemini", "GET", "/v1beta/models/gemini-3:generateContent", code.EndpointNotAllowed},
 		{"gemini", "POST", "/v1beta/models", code.EndpointNotAllowed},
+		{"gemini", "POST", "/v1beta/models/" + strings.Repeat("m", maxModel+1) + ":generateContent", code.EndpointNotAllowed},
 	} {
 		t.Run(c.method+c.path, func(t *testing.T) {
 			d, _ := ByName(c.dialect)
