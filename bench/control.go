@@ -15,11 +15,13 @@ import (
 
 // readyFile is what we use of the file that `sallyport up --ready-file` writes.
 type readyFile struct {
-	GatewayURL     string           `json:"gateway_url"`
-	ControlURL     string           `json:"control_url"`
-	AdminTokenFile string           `json:"admin_token_file"`
-	ContractHash   string           `json:"contract_hash"`
-	PIDs           map[string][]int `json:"pids"`
+	GatewayURL       string           `json:"gateway_url"`
+	ControlURL       string           `json:"control_url"`
+	AdminTokenFile   string           `json:"admin_token_file"`
+	ContractHash     string           `json:"contract_hash"`
+	GatewaySignerDID string           `json:"gateway_signer_did"`
+	EvidenceDir      string           `json:"evidence_dir"`
+	PIDs             map[string][]int `json:"pids"`
 }
 
 // readReady reads the ready file; it is an error while the file is not there or not complete.
@@ -32,8 +34,16 @@ func readReady(path string) (*readyFile, error) {
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return nil, fmt.Errorf("ready file: %w", err)
 	}
-	if r.GatewayURL == "" || r.ControlURL == "" || r.AdminTokenFile == "" || r.ContractHash == "" || len(r.PIDs) == 0 {
-		return nil, errors.New("ready file: gateway_url, control_url, admin_token_file, contract_hash or pids is missing")
+	for name, value := range map[string]string{
+		"gateway_url": r.GatewayURL, "control_url": r.ControlURL, "admin_token_file": r.AdminTokenFile,
+		"contract_hash": r.ContractHash, "gateway_signer_did": r.GatewaySignerDID, "evidence_dir": r.EvidenceDir,
+	} {
+		if value == "" {
+			return nil, fmt.Errorf("ready file: %s is missing", name)
+		}
+	}
+	if len(r.PIDs) == 0 {
+		return nil, errors.New("ready file: pids is missing")
 	}
 	return &r, nil
 }

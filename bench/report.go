@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -33,6 +34,9 @@ func newReport(o options, e *environment) *report {
 	e.facts["go"] = runtime.Version()
 	e.facts["platform"] = runtime.GOOS + "/" + runtime.GOARCH
 	e.facts["cpu"] = cpuModel()
+	if inMemory(e.dir) {
+		e.facts["evidence_disk"] = "none: the run's directory is in memory, so that syncs are free (set TMPDIR)"
+	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" || s.Key == "vcs.modified" {
@@ -44,6 +48,13 @@ func newReport(o options, e *environment) *report {
 		Started: time.Now().UTC(), Rounds: o.Rounds, Seconds: o.Seconds, Connections: o.Connections, Peers: o.Peers,
 		Baseline: baseline, Request: len(prompt), Answer: answerSize, Facts: e.facts,
 	}
+}
+
+// inMemory says whether a directory is on no disk, where syncing costs nothing.
+func inMemory(dir string) bool {
+	const tmpfs, ramfs = 0x01021994, 0x858458f6 // statfs(2)
+	var s syscall.Statfs_t
+	return syscall.Statfs(dir, &s) == nil && (int64(s.Type) == tmpfs || int64(s.Type) == ramfs)
 }
 
 // cpuModel is the processor's name as Linux tells it, "" where it does not.

@@ -26,6 +26,7 @@ const (
 type sallyport struct {
 	*process
 	e            *environment
+	bin          string
 	ready        *readyFile
 	redis        *redisServer // nil where redis-server is missing
 	control      *http.Client
@@ -39,7 +40,7 @@ func newSallyport(ctx context.Context, e *environment) (peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sallyport{e: e, control: &http.Client{Timeout: 10 * time.Second}}
+	s := &sallyport{e: e, bin: bin, control: &http.Client{Timeout: 10 * time.Second}}
 	if s.redis, err = startRedis(ctx, e); err != nil {
 		return nil, err
 	}
@@ -48,7 +49,7 @@ func newSallyport(ctx context.Context, e *environment) (peer, error) {
 		e.facts["replay_store"] = "in process (redis-server is missing)"
 		e.log.Warn("redis-server is missing, so job binding is measured in process")
 	}
-	if err := s.start(ctx, bin); err != nil {
+	if err := s.start(ctx); err != nil {
 		s.Stop()
 		return nil, err
 	}
@@ -69,13 +70,13 @@ func (e *environment) sallyportBinary(ctx context.Context) (string, error) {
 	return bin, nil
 }
 
-func (s *sallyport) start(ctx context.Context, bin string) error {
+func (s *sallyport) start(ctx context.Context) error {
 	config, err := s.writeConfig(ctx)
 	if err != nil {
 		return err
 	}
 	file := filepath.Join(s.e.dir, "ready.json")
-	if s.process, _, err = start(ctx, sallyportName, false, bin, "up", "-c", config, "--ready-file", file); err != nil {
+	if s.process, _, err = start(ctx, sallyportName, false, s.bin, "up", "-c", config, "--ready-file", file); err != nil {
 		return err
 	}
 	if err := s.await(ctx, func() error { s.ready, err = readReady(file); return err }); err != nil {
@@ -222,7 +223,8 @@ func (s *sallyport) Groups() map[string][]int {
 	return g
 }
 
-// Verify wants every answered call to have left with the real credential, which no other peer sends.
+// Verify wants every answered call to have left with the real credential, which no other peer sends, and to have left a
+// receipt that verifies offline.
 func (s *sallyport) Verify(ctx context.Context, answered int64) error {
 	seen, err := counts(ctx, s.e.upstream.counter)
 	if err != nil {
@@ -231,6 +233,25 @@ func (s *sallyport) Verify(ctx context.Context, answered int64) error {
 	if got := seen["credential"] - s.credentialed; got < answered {
 		return fmt.Errorf("of %d calls %d left with the real credential", answered, got)
 	}
+	return s.verifyReceipts(ctx, answered)
+}
+
+// verifyReceipts has the offline verifier read the whole log. Calls that failed, or that the check made, may have left
+// receipts too.
+func (s *sallyport) verifyReceipts(ctx context.Context, answered int64) error {
+	cmd := exec.CommandContext(ctx, s.bin, "receipts", "verify", "all", "--evidence", s.ready.EvidenceDir, "--trust", s.ready.GatewaySignerDID)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("receipts verify: %w\n%.2000s", err, out)
+	}
+	var good, bad int64
+	if _, err := fmt.Sscanf(string(out), "%d receipts verified, %d not", &good, &bad); err != nil {
+		return fmt.Errorf("receipts verify says %.300q: %w", out, err)
+	}
+	if good < answered || bad != 0 {
+		return fmt.Errorf("%d calls were answered, and %d receipts verify, %d do not", answered, good, bad)
+	}
+	s.e.log.Info("receipts verified offline", "answered", answered, "verified", good)
 	return nil
 }
 
