@@ -54,7 +54,7 @@ func newReport(o options, e *environment) *report {
 func inMemory(dir string) bool {
 	const tmpfs, ramfs = 0x01021994, 0x858458f6 // statfs(2)
 	var s syscall.Statfs_t
-	return syscall.Statfs(dir, &s) == nil && (int64(s.Type) == tmpfs || int64(s.Type) == ramfs)
+	return syscall.Statfs(dir, &s) == nil && (s.Type == tmpfs || s.Type == ramfs)
 }
 
 // cpuModel is the processor's name as Linux tells it, "" where it does not.
