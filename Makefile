@@ -32,7 +32,7 @@ build: ## build bin/sallyport
 deps: build $(ENVOY) ## install the pinned Envoy into .tools, unless ENVOY names another
 
 $(TOOLS)/envoy: | build
-	$(BIN) doctor --install-envoy $(TOOLS)
+	env -u ENVOY $(BIN) doctor --install-envoy $(TOOLS)
 
 test: ## everything: unit tests under the race detector, fuzz smoke, end to end, lint
 	@begin=$$(date +%s); \
