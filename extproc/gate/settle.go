@@ -137,7 +137,8 @@ func (x *exchange) settle(ctx context.Context) error {
 }
 
 func (x *exchange) record(ctx context.Context, c *record.Completion) error {
-	ctx, cancel := context.WithTimeout(ctx, x.gate.cfg.SettleTimeout)
+	// The client may be gone: what happened is recorded all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), x.gate.cfg.SettleTimeout)
 	defer cancel()
 	if err := x.gate.cfg.Signer.Complete(ctx, x.intent, c); err != nil {
 		x.gate.cfg.Log.Error("receipt not recorded; the answer is withheld", "receipt", x.id, "error", err)

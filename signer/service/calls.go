@@ -17,6 +17,7 @@ type call struct {
 	intent   *record.Intent
 	owner    *conn     // nil: its process went away
 	orphaned time.Time // since when
+	reason   string    // why it will be cut if nobody settles it; "" for reasonGone
 	settling bool
 	waiting  []func(error) // told when the settlement under way ends
 }
@@ -130,6 +131,10 @@ func (s *Service) settledWith(j job, err error) {
 	o := s.open[j.intent.ID]
 	waiting := o.waiting
 	o.waiting, o.settling = nil, false
+	if err != nil {
+		// The answer is withheld on this. If its process does not try again, the sweep does, until there is room.
+		o.owner, o.orphaned, o.reason = nil, s.cfg.Now(), reasonFailed
+	}
 	if err == nil {
 		delete(s.open, j.intent.ID)
 		s.settled.add(j.intent.ID)
@@ -178,21 +183,31 @@ func (s *Service) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			for _, i := range s.abandoned() {
-				s.cut(i)
+			for _, a := range s.abandoned() {
+				s.cut(a)
 			}
 		}
 	}
 }
 
-func (s *Service) abandoned() []*record.Intent {
+// abandonment is a call to be cut, and why.
+type abandonment struct {
+	intent *record.Intent
+	reason string
+}
+
+func (s *Service) abandoned() []abandonment {
 	now := s.cfg.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var out []*record.Intent
+	var out []abandonment
 	for _, o := range s.open {
 		if o.owner == nil && !o.settling && now.Sub(o.orphaned) >= s.cfg.Grace {
-			out = append(out, o.intent)
+			reason := o.reason
+			if reason == "" {
+				reason = reasonGone
+			}
+			out = append(out, abandonment{o.intent, reason})
 		}
 	}
 	return out
@@ -200,16 +215,19 @@ func (s *Service) abandoned() []*record.Intent {
 
 // cut settles a call of which only the intent is known: whether it reached the upstream, and how far the answer got,
 // nobody can say.
-func (s *Service) cut(i *record.Intent) {
-	now := s.cfg.Now()
-	s.cfg.Slog.Warn("call marked as cut", "receipt", i.ID, "reason", reasonGone)
+func (s *Service) cut(a abandonment) {
+	now, i := s.cfg.Now(), a.intent
+	s.cfg.Slog.Warn("call marked as cut", "receipt", i.ID, "reason", a.reason)
 	s.finish(&record.Settlement{Intent: i, Completion: &record.Completion{
-		ID: i.ID, TimeMS: now.UnixMilli(), Outcome: record.Cut, Reason: reasonGone, ResponseHash: emptyHash,
+		ID: i.ID, TimeMS: now.UnixMilli(), Outcome: record.Cut, Reason: a.reason, ResponseHash: emptyHash,
 		LatencyMS: max(0, now.UnixMilli()-i.TimeMS),
 	}}, func(error) {})
 }
 
-const reasonGone = "the processor went away; whether the call reached the upstream is unknown"
+const (
+	reasonGone   = "the processor went away; whether the call reached the upstream is unknown"
+	reasonFailed = "the receipt could not be recorded when the answer came, so the answer was withheld"
+)
 
 // emptyHash is the base64url SHA-256 of nothing.
 const emptyHash = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"

@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +29,9 @@ type source struct {
 	changed chan struct{}
 }
 
-func newSource() *source { return &source{state: trust.State{Version: 1}, changed: make(chan struct{})} }
+func newSource() *source {
+	return &source{state: trust.State{Version: 1}, changed: make(chan struct{})}
+}
 
 func (s *source) Snapshot() trust.State { s.mu.Lock(); defer s.mu.Unlock(); return s.state }
 
@@ -53,7 +56,7 @@ type rig struct {
 	trust  *source
 	key    *keyring.Key
 	stop   func()
-	broken *bool // set: appends fail
+	broken *atomic.Bool // set: appends fail
 }
 
 func newRig(t *testing.T, mode Mode, grace time.Duration) *rig {
@@ -63,7 +66,7 @@ func newRig(t *testing.T, mode Mode, grace time.Duration) *rig {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	r := &rig{t: t, dir: filepath.Join(dir, "ev"), socket: filepath.Join(dir, "s"), mode: mode, grace: grace, trust: newSource(), key: k, broken: new(bool)}
+	r := &rig{t: t, dir: filepath.Join(dir, "ev"), socket: filepath.Join(dir, "s"), mode: mode, grace: grace, trust: newSource(), key: k, broken: new(atomic.Bool)}
 	r.start()
 	t.Cleanup(func() { r.stop() })
 	return r
@@ -71,13 +74,13 @@ func newRig(t *testing.T, mode Mode, grace time.Duration) *rig {
 
 type breakable struct {
 	*evlog.Log
-	broken *bool
+	broken *atomic.Bool
 }
 
 var errFull = errors.New("the test's disk is full")
 
 func (b breakable) Append(k evlog.Kind, p []byte, d evlog.Durability, done func(error)) {
-	if *b.broken {
+	if b.broken.Load() {
 		done(errFull)
 		return
 	}
@@ -279,23 +282,39 @@ func TestFullDiskIsSaid(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, Sealed, time.Minute)
 	c, _ := r.client("p")
-	*r.broken = true
+	r.broken.Store(true)
 	if err := c.Intent(t.Context(), intent("rcpt_a")); !errors.Is(err, client.ErrNotRecorded) {
 		t.Errorf("intent: %v", err)
 	}
-	*r.broken = false
+	r.broken.Store(false)
 	i := intent("rcpt_b")
 	if err := c.Intent(t.Context(), i); err != nil {
 		t.Fatal(err)
 	}
-	*r.broken = true
+	r.broken.Store(true)
 	if err := c.Complete(t.Context(), i, completed(i.ID)); !errors.Is(err, client.ErrNotRecorded) {
 		t.Errorf("completion: %v", err)
 	}
-	*r.broken = false
+	r.broken.Store(false)
 	if err := c.Complete(t.Context(), i, completed(i.ID)); err != nil {
 		t.Errorf("completion with room again: %v", err)
 	}
+}
+
+func TestWithheldAnswerIsCutOnceThereIsRoom(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Sealed, 50*time.Millisecond)
+	c, _ := r.client("p")
+	i := intent("rcpt_a")
+	if err := c.Intent(t.Context(), i); err != nil {
+		t.Fatal(err)
+	}
+	r.broken.Store(true)
+	if err := c.Complete(t.Context(), i, completed(i.ID)); !errors.Is(err, client.ErrNotRecorded) {
+		t.Errorf("completion: %v", err)
+	}
+	r.broken.Store(false)
+	r.await("the call is cut", func() bool { return r.outcomes()[i.ID] == record.Cut })
 }
 
 func TestSignerAway(t *testing.T) {

@@ -7,7 +7,10 @@ import (
 	"sallyport/tests/harness"
 )
 
-// anyPath stands in Envoy's configuration only where the routes were opened.
+// guardType is the guard filter as it stands in a configuration; the bare name also stands among the extensions that Envoy knows.
+const guardType = `"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"`
+
+// anyPath stands in the configuration only where the routes were opened.
 const anyPath = `"prefix": "/"`
 
 // TestLayers takes away each of the four defences in turn, in a build that can do so only with the weaken tag, and
@@ -33,7 +36,7 @@ func TestLayers(t *testing.T) {
 			}
 		}, "ROUTE_NOT_ALLOWED"},
 		{"guard", func(t *testing.T, s *harness.System, _ string) {
-			if s.EnvoyConfigHas("envoy.filters.http.rbac") {
+			if s.EnvoyConfigHas(guardType) {
 				t.Error("the guard filter is in Envoy's configuration, so it is not gone")
 			}
 		}, "POLICY_PROVIDER_NOT_ALLOWED"},
@@ -69,7 +72,7 @@ func TestLayers(t *testing.T) {
 		if a := s.Do(harness.Call{Token: good}); a.Status != http.StatusOK { // loads the contract's routes
 			t.Fatalf("an allowed call: %d %s", a.Status, a.Body)
 		}
-		if !s.EnvoyConfigHas("envoy.filters.http.rbac") || s.EnvoyConfigHas(anyPath) {
+		if !s.EnvoyConfigHas(guardType) || s.EnvoyConfigHas(anyPath) {
 			t.Error("the ordinary build left the guard filter out, or opened the routes")
 		}
 	})

@@ -77,7 +77,7 @@ func TestProcessorKilled(t *testing.T) {
 // TestDiskFull: a log that can take no more refuses calls, keeps what it has, and serves again when there is room.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	dir := harness.SmallDisk(t, 4<<20)
+	dir := harness.SmallDisk(t, 64<<20)
 	s := harness.Start(t, harness.Options{Extra: "", EvidenceDir: dir})
 	token := s.Issue(nil)
 	if a := s.Do(harness.Call{Token: token}); a.Status != http.StatusOK {
