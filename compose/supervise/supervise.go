@@ -23,10 +23,10 @@ const (
 	DefaultStopTimeout = 8 * time.Second
 	// FirstBackoff makes the gap after a single crash hard to notice.
 	FirstBackoff = 50 * time.Millisecond
-	// MaxBackoff keeps a process that cannot start from filling the log.
-	MaxBackoff = 5 * time.Second
+	// MaxBackoff keeps a process that cannot start from filling the log; while one is away calls are refused, so it is short.
+	MaxBackoff = time.Second
 	// steady is how long a process must have run for its next end to count as the first again.
-	steady = 10 * time.Second
+	steady = 2 * time.Second
 	// pollReady is how often an unready process is asked again.
 	pollReady = 20 * time.Millisecond
 )
