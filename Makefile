@@ -15,7 +15,7 @@ CONFIG ?=
 SMOKETIME ?= 3s
 FUZZTIME ?= 60s
 
-UNIT := ./signer/... ./extproc/... ./xds/... ./envoy/... ./compose/...
+UNIT := ./signer/... ./extproc/... ./xds/... ./envoy/... ./compose/... ./bench/...
 
 .DEFAULT_GOAL := help
 .PHONY: help up test unit fuzz-smoke e2e lint build fuzz bench clean deps redis

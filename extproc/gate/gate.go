@@ -179,7 +179,9 @@ func (g *Gate) Serve(ctx context.Context, lis net.Listener) error {
 	case <-time.After(g.cfg.SettleTimeout):
 		srv.Stop()
 	}
-	<-done
+	if err := <-done; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
 	return nil
 }
 
