@@ -15,7 +15,6 @@ import (
 	"sallyport/extproc/secret"
 	"sallyport/signer/code"
 	"sallyport/signer/record"
-	"sallyport/signer/token"
 	"sallyport/signer/weaken"
 )
 
@@ -115,7 +114,7 @@ func (x *exchange) authenticate() *code.Denial {
 	if x.trust == nil || x.trust.Age(now) > x.gate.cfg.Staleness {
 		return code.Deny(code.TrustStateStale, "")
 	}
-	t, d := token.Verify(raw, x.trust.Keys, x.gate.cfg.Audience, now)
+	t, d := x.gate.tokens.verify(raw, x.trust, now)
 	if d != nil {
 		return d
 	}

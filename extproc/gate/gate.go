@@ -125,6 +125,7 @@ type Gate struct {
 	cfg       Config
 	doors     *doors
 	contracts *contracts
+	tokens    *tokens
 	metrics   *metrics
 }
 
@@ -146,6 +147,7 @@ func New(cfg Config) (*Gate, error) {
 		cfg:       cfg,
 		doors:     d,
 		contracts: newContracts(cfg.Registry, cfg.TrustedContractSigners, cfg.Now, cfg.Log),
+		tokens:    newTokens(cfg.Audience),
 		metrics:   m,
 	}, nil
 }

@@ -40,14 +40,23 @@ var controls = []string{
 	"x-delegation-spend-minor", "x-idempotency-fingerprint", "x-fingerprint",
 }
 
-// removed is what is stripped from every request that passes; built once.
-var removed = append(append([]string{}, carriers...), controls...)
+// removed is what is stripped from every request that passes.
+var removed = func() map[string]bool {
+	m := make(map[string]bool, len(carriers)+len(controls))
+	for _, h := range carriers {
+		m[h] = true
+	}
+	for _, h := range controls {
+		m[h] = true
+	}
+	return m
+}()
 
 // single are the headers whose repetition is refused: Envoy delivers duplicates as separate entries (1.40.0, measured),
 // and taking the first or the last would let two readers see two different requests.
 var single = func() map[string]bool {
 	m := map[string]bool{"content-encoding": true, "content-type": true, "content-length": true, ":path": true, ":authority": true, ":method": true}
-	for _, h := range removed {
+	for h := range removed {
 		m[h] = true
 	}
 	return m
@@ -69,7 +78,8 @@ type request struct {
 	clientDID           string
 	openAIAPI           string // X-OpenAI-API, which of OpenAI's APIs a /v1/proxy/openai call speaks
 	credentials         []credential
-	peer                string // address of the client without port, as Envoy saw it
+	strip               []string // of removed, those that came
+	peer                string   // address of the client without port, as Envoy saw it
 }
 
 type credential struct{ header, value string }
@@ -90,6 +100,9 @@ func readHeaders(hm *corev3.HeaderMap) (*request, *code.Denial) {
 				denial = code.Deny(code.HeaderDuplicate, "%s", name)
 			}
 			seen[name] = true
+			if removed[name] {
+				r.strip = append(r.strip, name)
+			}
 		}
 		value := headerValue(h)
 		if joined[name] && strings.Contains(value, ",") && denial == nil {

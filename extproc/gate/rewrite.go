@@ -56,7 +56,7 @@ func (x *exchange) rewrite(cred secret.Credential, inject secret.Inject) *extpro
 	set(scopeHeader, x.contract.Hash)
 	// The answer is measured for token usage, so it must come uncompressed.
 	set("accept-encoding", "identity")
-	for _, h := range removed {
+	for _, h := range x.req.strip {
 		if h != keep {
 			hm.RemoveHeaders = append(hm.RemoveHeaders, h)
 		}

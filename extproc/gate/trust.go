@@ -113,7 +113,7 @@ func (c *contracts) remember(hash string, good *contract.Contract, d *code.Denia
 }
 
 // evictOne makes room in a full map by dropping any entry: with immutable entries the cost of a wrong guess is one fetch.
-func evictOne[V any](m map[string]V, limit int) {
+func evictOne[K comparable, V any](m map[K]V, limit int) {
 	if len(m) < limit {
 		return
 	}

@@ -93,13 +93,34 @@ func Seal(typ string, payload any, s Signer, at time.Time) (*Envelope, error) {
 // FormatTime writes a time as the ecosystem does: UTC, with milliseconds (the rest is cut off) and Z.
 func FormatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
 
-// Encode returns the envelope's canonical JSON.
+// Encode returns the envelope's JSON: its members in canonical order, the payload byte for byte as it stands, since its
+// hash may be by document order. Of an envelope that Seal made, this is the canonical form.
 func (e *Envelope) Encode() ([]byte, error) {
-	data, err := jcs.Marshal(e)
-	if err != nil {
-		return nil, fmt.Errorf("encode envelope: %w", err)
+	if len(e.Payload) == 0 {
+		return nil, fmt.Errorf("encode envelope: %w: it is empty", ErrPayload)
 	}
-	return data, nil
+	out := make([]byte, 0, len(e.Payload)+512)
+	out = append(out, '{')
+	member := func(name, value string) {
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		out = append(append(append(out, '"'), name...), '"', ':')
+		out = jcs.AppendString(out, value)
+	}
+	member("algorithm", e.Algorithm)
+	member("envelope_type", e.EnvelopeType)
+	member("envelope_version", e.EnvelopeVersion)
+	if e.ExpiresAt != "" {
+		member("expires_at", e.ExpiresAt)
+	}
+	member("hash_algorithm", e.HashAlgorithm)
+	member("issued_at", e.IssuedAt)
+	out = append(append(out, `,"payload":`...), e.Payload...)
+	member("payload_hash_b64u", e.PayloadHashB64u)
+	member("signature_b64u", e.SignatureB64u)
+	member("signer_did", e.SignerDID)
+	return append(out, '}'), nil
 }
 
 // Parse reads an envelope strictly: unknown members are refused at this level, duplicate keys at every level. The

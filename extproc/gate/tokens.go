@@ -1,0 +1,55 @@
+package gate
+
+import (
+	"crypto/sha256"
+	"sync"
+	"time"
+
+	"sallyport/signer/client"
+	"sallyport/signer/code"
+	"sallyport/signer/token"
+)
+
+// maxTokens bounds the cache of verified tokens; an entry is about a KiB.
+const maxTokens = 8192
+
+// tokens remembers which tokens verified, so that an agent's next call does not pay for the signature again. Only what
+// cannot change is remembered: time, the key's window and revocation are looked at on every call, replay elsewhere.
+type tokens struct {
+	audience []string
+
+	mu   sync.RWMutex
+	good map[[sha256.Size]byte]verifiedToken
+}
+
+type verifiedToken struct {
+	token *token.Token
+	trust uint64 // version of the key set that it verified under
+}
+
+func newTokens(audience []string) *tokens {
+	return &tokens{audience: audience, good: map[[sha256.Size]byte]verifiedToken{}}
+}
+
+// verify returns the verified token. It is shared by every exchange that carries it and must not be changed.
+func (c *tokens) verify(raw string, trust *client.Trust, now time.Time) (*token.Token, *code.Denial) {
+	key := sha256.Sum256([]byte(raw))
+	c.mu.RLock()
+	hit, found := c.good[key]
+	c.mu.RUnlock()
+	if found && hit.trust == trust.Version && now.Before(time.Unix(hit.token.Exp, 0)) {
+		if _, d := trust.Keys.Lookup(hit.token.KID, now); d != nil {
+			return nil, d
+		}
+		return hit.token, nil
+	}
+	t, d := token.Verify(raw, trust.Keys, c.audience, now)
+	if d != nil {
+		return nil, d
+	}
+	c.mu.Lock()
+	evictOne(c.good, maxTokens)
+	c.good[key] = verifiedToken{t, trust.Version}
+	c.mu.Unlock()
+	return t, nil
+}
