@@ -21,6 +21,7 @@ type Ask struct {
 	Host        string // upstream authority, without a default port
 	Path        string // upstream path, without query
 	SecretClass string // class that the operator bound to the upstream; "" where the upstream needs none
+	BodyBytes   int64  // size of the request's body
 }
 
 // Resource is how contracts name what is asked for.
@@ -52,6 +53,9 @@ func Decide(c *contract.Contract, t *token.Token, a Ask, now time.Time) Verdict 
 	}
 	if a.SecretClass != "" && !c.AllowsSecretClass(a.SecretClass) {
 		return Verdict{Denial: code.Deny(code.PolicySecretNotAllowed, "class %s", a.SecretClass), SIDs: v.SIDs}
+	}
+	if most := c.Limits().MaxRequestBytes; most > 0 && a.BodyBytes > most {
+		return Verdict{Denial: code.Deny(code.PayloadTooLarge, "%d bytes; the contract's limits.max_request_bytes is %d", a.BodyBytes, most), SIDs: v.SIDs}
 	}
 	return Verdict{SIDs: v.SIDs, SecretMaxTTL: c.MaxSecretTTL()}
 }

@@ -153,7 +153,7 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*extprocv3.CommonRes
 		return nil, d
 	}
 	x.refusal.Model = clip(seen.Model)
-	ask := decide.Ask{Provider: x.dest.Provider, Model: seen.Model, Method: x.req.method, Host: x.dest.name, Path: x.dest.path, SecretClass: x.dest.SecretClass}
+	ask := decide.Ask{Provider: x.dest.Provider, Model: seen.Model, Method: x.req.method, Host: x.dest.name, Path: x.dest.path, SecretClass: x.dest.SecretClass, BodyBytes: int64(len(body))}
 	verdict := decide.Decide(x.contract, x.token, ask, now)
 	if verdict.Denial != nil && !weaken.Off("decision") {
 		return nil, verdict.Denial

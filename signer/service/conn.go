@@ -91,14 +91,20 @@ func (s *Service) take(c *conn, f wire.Frame) error {
 	switch f.Type {
 	case wire.Intent:
 		i := new(record.Intent)
-		if err := json.Unmarshal(f.Payload, i); err != nil || i.ID == "" {
-			return fmt.Errorf("%w: intent: %v", wire.ErrFrame, err)
+		if err := json.Unmarshal(f.Payload, i); err != nil {
+			return fmt.Errorf("%w: intent: %w", wire.ErrFrame, err)
+		}
+		if i.ID == "" {
+			return fmt.Errorf("%w: intent without an id", wire.ErrFrame)
 		}
 		s.begin(c, i, f.Payload, c.acknowledge(f.N))
 	case wire.Completion:
 		var set record.Settlement
-		if err := json.Unmarshal(f.Payload, &set); err != nil || set.Intent == nil || set.Completion == nil || set.Intent.ID == "" {
-			return fmt.Errorf("%w: completion: %v", wire.ErrFrame, err)
+		if err := json.Unmarshal(f.Payload, &set); err != nil {
+			return fmt.Errorf("%w: completion: %w", wire.ErrFrame, err)
+		}
+		if set.Intent == nil || set.Completion == nil || set.Intent.ID == "" {
+			return fmt.Errorf("%w: completion without its intent", wire.ErrFrame)
 		}
 		s.finish(&set, c.acknowledge(f.N))
 	case wire.Refusal:

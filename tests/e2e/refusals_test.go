@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
@@ -10,6 +11,12 @@ import (
 
 	"sallyport/tests/harness"
 )
+
+// exampleContract allows one model of one provider.
+var exampleContract = []byte(`{"policy_kind":"wpc","policy_version":"v1","tools":{"allow":[],"deny":[]},
+	"models":[{"provider":"openai","models":["gpt-4o-mini"]}],
+	"secrets":{"minting":"cst_required","allowed_secret_classes":["openai_key"],"max_ttl_seconds":60},
+	"auth":{"pin_policy_hash":true},"model_calls":{"must_route_via":"sallyport","receipts_required":true}}`)
 
 // refusal is one bad request and what must come of it. Nothing of it may reach the upstream.
 type refusal struct {
@@ -33,6 +40,12 @@ func TestRefusals(t *testing.T) {
 	}
 	const unknownContract = "Dz1r1UbKtJq3--RwaKBG5zeSnloNEBE6oZ5ba3-sJgc"
 	forge := func() *harness.Forge { return s.Forge(good) }
+	narrow := map[string]any{}
+	if err := json.Unmarshal(exampleContract, &narrow); err != nil {
+		t.Fatal(err)
+	}
+	narrow["limits"] = map[string]any{"max_request_bytes": 50}
+	small := s.Issue(harness.Claims{"policy_hash_b64u": s.Publish(narrow)})
 	tampered := good[:len(good)-20] + flip(good[len(good)-20:])
 
 	cases := []refusal{
@@ -58,6 +71,7 @@ func TestRefusals(t *testing.T) {
 		{"revoked", harness.Call{Token: revoked}, 401, "TOKEN_REVOKED"},
 		{"model not allowed", harness.Call{Token: good, Model: "gpt-5"}, 451, "POLICY_MODEL_NOT_ALLOWED"},
 		{"provider not allowed", harness.Call{Token: good, Path: "/openrouter/v1/chat/completions"}, 451, "POLICY_PROVIDER_NOT_ALLOWED"},
+		{"larger than the contract's limit", harness.Call{Token: small}, 413, "PAYLOAD_TOO_LARGE"},
 		{"unknown door", harness.Call{Token: good, Path: "/nowhere/v1/chat/completions"}, 404, "UNKNOWN_PROVIDER"},
 		{"endpoint not carried", harness.Call{Token: good, Path: "/openai/v1/files"}, 451, "ENDPOINT_NOT_ALLOWED"},
 		{"body is not JSON", harness.Call{Token: good, Body: []byte("hello")}, 400, "INVALID_REQUEST"},
