@@ -59,7 +59,8 @@ func (x *exchange) requestBody(ctx context.Context, b *extprocv3.HttpBody) *extp
 	ctx, cancel := context.WithTimeout(ctx, x.gate.cfg.AdmitTimeout)
 	defer cancel()
 	if !b.GetEndOfStream() {
-		return x.refuse(code.Deny(code.GateInternal, "the body came in parts"))
+		// A buffered body comes whole; it is without its end only where trailers follow (1.40.0), which nobody decides on.
+		return x.refuse(code.Deny(code.InvalidRequest, "request trailers are not carried"))
 	}
 	common, d := x.admit(ctx, b.GetBody())
 	if d != nil {
@@ -110,6 +111,7 @@ func (x *exchange) authenticate() *code.Denial {
 	if d != nil {
 		return d
 	}
+	r.stripCopies(raw)
 	x.trust = x.gate.cfg.Signer.Trust()
 	if x.trust == nil || x.trust.Age(now) > x.gate.cfg.Staleness {
 		return code.Deny(code.TrustStateStale, "")

@@ -78,8 +78,9 @@ type request struct {
 	clientDID           string
 	openAIAPI           string // X-OpenAI-API, which of OpenAI's APIs a /v1/proxy/openai call speaks
 	credentials         []credential
-	strip               []string // of removed, those that came
-	peer                string   // address of the client without port, as Envoy saw it
+	strip               []string              // headers that go no further, of those that came
+	rest                []*corev3.HeaderValue // neither read nor stripped
+	peer                string                // address of the client without port, as Envoy saw it
 }
 
 type credential struct{ header, value string }
@@ -92,6 +93,9 @@ func readHeaders(hm *corev3.HeaderMap) (*request, *code.Denial) {
 	var denial *code.Denial
 	for _, h := range hm.GetHeaders() {
 		name := h.GetKey()
+		if name == "" {
+			continue
+		}
 		if strings.HasPrefix(name, reservedPrefix) && denial == nil {
 			denial = code.Deny(code.HeaderReserved, "%.64s", name)
 		}
@@ -100,9 +104,11 @@ func readHeaders(hm *corev3.HeaderMap) (*request, *code.Denial) {
 				denial = code.Deny(code.HeaderDuplicate, "%s", name)
 			}
 			seen[name] = true
-			if removed[name] {
-				r.strip = append(r.strip, name)
-			}
+		}
+		if removed[name] {
+			r.strip = append(r.strip, name)
+		} else if name[0] != ':' {
+			r.rest = append(r.rest, h)
 		}
 		value := headerValue(h)
 		if joined[name] && strings.Contains(value, ",") && denial == nil {
@@ -210,6 +216,16 @@ func (r *request) scopedToken() (string, *code.Denial) {
 		}
 	}
 	return tok, nil
+}
+
+// stripCopies strips every further header that holds the token: agents send their key in more places than one thinks,
+// and where it is not swapped it must not go.
+func (r *request) stripCopies(token string) {
+	for _, h := range r.rest {
+		if strings.Contains(headerValue(h), token) {
+			r.strip = append(r.strip, h.GetKey())
+		}
+	}
 }
 
 // canonicalPath refuses every spelling of a path that another reader could resolve to a different one. Envoy is told
