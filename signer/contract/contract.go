@@ -1,17 +1,17 @@
 // Package contract is the work policy contract (WPC): three dialects, read strictly and compiled to one rule set that
-// decides. The dialects are WIRE 5.2 (Claw v1, Claw v2) and the design's enterprise contract; where upstream's
-// evaluation fails open this one refuses, and README.md here lists each difference.
+// decides. The dialects are the Claw ecosystem's v1 and v2 and the enterprise contract of this project's schema; where
+// upstream's evaluation fails open this one refuses, and README.md here lists each difference.
 package contract
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
-	"sallyport/signer/code"
 	"sallyport/signer/jcs"
 )
 
@@ -25,20 +25,13 @@ const (
 	Enterprise Kind = "enterprise"
 )
 
-// Actions that asks name.
-const (
-	ModelInvoke   = "model:invoke"
-	ToolExecute   = "tool:execute"
-	NetworkEgress = "side_effect:network_egress"
-)
-
-// maxContract bounds a contract, in bytes of JSON (WIRE 5.4).
-const maxContract = 64 << 10
+// MaxBytes bounds a contract, in bytes of JSON, as the ecosystem's registry does.
+const MaxBytes = 64 << 10
 
 // ErrInvalid is wrapped by every error of Parse.
 var ErrInvalid = errors.New("contract invalid")
 
-// Contract is one contract, immutable.
+// Contract is one contract, immutable and safe for concurrent use.
 type Contract struct {
 	Hash     string // policy_hash_b64u: base64url SHA-256 of the canonical payload
 	Kind     Kind
@@ -53,47 +46,35 @@ type Contract struct {
 	egress    []EgressRule
 	limits    Limits
 	bindings  map[string]Binding
-	tools     []string // tool: names that are allowed
-}
-
-// Ask is one question to a contract.
-type Ask struct {
-	Action   string            // ModelInvoke, ToolExecute, NetworkEgress
-	Resource string            // "provider/model", a tool's name, "METHOD host/path"
-	Context  map[string]string // WIRE 5.2; a key that is not known is left out
-}
-
-// Verdict is the answer. Denial is set exactly where Allow is false.
-type Verdict struct {
-	Allow  bool
-	SIDs   []string // statements that decided
-	Denial *code.Denial
+	tools     []string  // tool: names that are allowed
+	notes     []Finding // of the compilation, for Lint
 }
 
 // EgressRule is one way out beside the model providers.
 type EgressRule struct {
-	Host         string   `json:"host"`
-	Subdomains   bool     `json:"subdomains,omitempty"` // also every name below Host
-	Ports        []int    `json:"ports,omitempty"`      // empty: 443
-	Methods      []string `json:"methods,omitempty"`    // empty: any
-	PathPrefixes []string `json:"path_prefixes,omitempty"`
-	CIDRs        []string `json:"cidrs,omitempty"` // private addresses that Host may resolve to
-	Inspect      string   `json:"inspect,omitempty"`
+	Host           string   `json:"host"`                 // lower case
+	Subdomains     bool     `json:"subdomains,omitempty"` // also every name below Host
+	OnlySubdomains bool     `json:"-"`                    // the names below Host without Host itself: v1's "*.example.com"
+	Ports          []int    `json:"ports,omitempty"`      // empty: 443
+	Methods        []string `json:"methods,omitempty"`    // empty: any
+	PathPrefixes   []string `json:"path_prefixes,omitempty"`
+	CIDRs          []string `json:"cidrs,omitempty"`   // private addresses that Host may resolve to
+	Inspect        string   `json:"inspect,omitempty"` // full (also where empty), sni, none
 }
 
-// Binding ties a tool's name to the endpoint that it is.
+// Binding ties a tool's name to what it is on the network: an endpoint, or one tool of an MCP server.
 type Binding struct {
 	Host        string   `json:"host,omitempty"`
-	Methods     []string `json:"methods,omitempty"`
-	Path        string   `json:"path,omitempty"`
+	Methods     []string `json:"methods,omitempty"` // empty: any
+	Path        string   `json:"path,omitempty"`    // pattern: * is a run without a slash, ** any run; empty: any path
 	MCPServer   string   `json:"mcp_server,omitempty"`
 	Tool        string   `json:"tool,omitempty"`
-	SecretClass string   `json:"secret_class,omitempty"`
+	SecretClass string   `json:"secret_class,omitempty"` // empty: the tool gets no credential
 }
 
 // Limits of one contract; zero means none.
 type Limits struct {
-	MaxRequestBytes int64 `json:"max_request_bytes,omitempty"`
+	MaxRequestBytes int64 `json:"max_request_bytes,omitempty"` // of one request's body
 }
 
 type secrets struct {
@@ -107,10 +88,11 @@ type auth struct {
 	PinPolicyHash *bool  `json:"pin_policy_hash"`
 }
 
-// Parse reads a contract's payload. The error joins everything that is wrong, each with its path.
+// Parse reads a contract's payload. The error wraps ErrInvalid and joins everything that is wrong, each with its path;
+// what a contract means is only looked at once its shape is right.
 func Parse(payload []byte) (*Contract, error) {
-	if len(payload) > maxContract {
-		return nil, fmt.Errorf("%w: %d bytes; the limit is %d", ErrInvalid, len(payload), maxContract)
+	if len(payload) > MaxBytes {
+		return nil, fmt.Errorf("%w: $: %d bytes; the limit is %d", ErrInvalid, len(payload), MaxBytes)
 	}
 	canonical, err := jcs.Canonical(payload)
 	if err != nil {
@@ -135,13 +117,13 @@ func Parse(payload []byte) (*Contract, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, nil
+	return c, c.checkPatterns()
 }
 
 func kindOf(canonical []byte) (Kind, error) {
 	var head struct {
-		Kind    string `json:"policy_kind"`
-		Version any    `json:"policy_version"`
+		Kind    any `json:"policy_kind"`
+		Version any `json:"policy_version"`
 	}
 	if err := json.Unmarshal(canonical, &head); err != nil {
 		return "", fmt.Errorf("%w: $: must be an object with policy_version", ErrInvalid)
@@ -149,8 +131,8 @@ func kindOf(canonical []byte) (Kind, error) {
 	switch {
 	case head.Kind == "wpc":
 		return Enterprise, nil
-	case head.Kind != "":
-		return "", fmt.Errorf("%w: $.policy_kind: %q; the only kind is \"wpc\"", ErrInvalid, head.Kind)
+	case head.Kind != nil:
+		return "", fmt.Errorf("%w: $.policy_kind: the only kind is \"wpc\"", ErrInvalid)
 	case head.Version == "1":
 		return ClawV1, nil
 	case head.Version == "2":
@@ -159,43 +141,26 @@ func kindOf(canonical []byte) (Kind, error) {
 	return "", fmt.Errorf("%w: $.policy_version: must be \"1\" or \"2\", or policy_kind must be \"wpc\"", ErrInvalid)
 }
 
-// Decide answers an ask: deny wins, what no statement allows is denied. It is pure; now is for limits in time that
-// dialects may come to have.
-func (c *Contract) Decide(a Ask, _ time.Time) Verdict {
-	v := evaluate(c.rules, &a)
-	if v.Allow || c.models == nil || a.Action != ModelInvoke || v.Denial.Code != code.PolicyActionNotAllowed {
-		return v
+// checkPatterns holds the bound that matching relies on. The schemas' lengths keep within it; this is the wall behind.
+func (c *Contract) checkPatterns() error {
+	for i := range c.rules {
+		for _, g := range c.rules[i].patterns() {
+			if len(g.units) > maxPattern {
+				return fmt.Errorf("%w: %s: a pattern is longer than %d UTF-16 units", ErrInvalid, c.rules[i].path, maxPattern)
+			}
+		}
 	}
-	v.Denial = c.explainModel(a.Resource)
-	return v
+	return nil
 }
 
-// explainModel says which part of the resource is not allowed, in the codes of WIRE 5.3.
-func (c *Contract) explainModel(resource string) *code.Denial {
-	provider, model, _ := strings.Cut(resource, "/")
-	patterns, ok := c.models[provider]
-	if !ok {
-		patterns, ok = c.models["*"]
-	}
-	switch {
-	case !ok:
-		return code.Deny(code.PolicyProviderNotAllowed, "%s asked; the contract allows %s", provider, orNothing(c.providers))
-	case model == "":
-		return code.Deny(code.PolicyModelRequired, "the contract allows %s: %s", provider, orNothing(patterns))
-	}
-	return code.Deny(code.PolicyModelNotAllowed, "%.128s asked; the contract allows %s: %s", resource, provider, orNothing(patterns))
+// problems collects what is wrong with a contract's meaning.
+type problems struct{ errs []error }
+
+func (p *problems) add(path, format string, args ...any) {
+	p.errs = append(p.errs, fmt.Errorf("%w: %s: %s", ErrInvalid, path, fmt.Sprintf(format, args...)))
 }
 
-func orNothing(list []string) string {
-	const most = 12
-	switch {
-	case len(list) == 0:
-		return "nothing"
-	case len(list) > most:
-		return strings.Join(list[:most], ", ") + ", …"
-	}
-	return strings.Join(list, ", ")
-}
+func (p *problems) err() error { return errors.Join(p.errs...) }
 
 // AllowsSecretClass says whether calls under the contract may use a credential of the class. The Claw dialects do not
 // speak of classes; there the operator's own bounds of the class are all there is.
@@ -223,8 +188,11 @@ func (c *Contract) CSTScopeHash() string { return strings.TrimPrefix(c.auth.CSTS
 // Providers are the model providers that some statement could allow, sorted; "*" stands for any.
 func (c *Contract) Providers() []string { return slices.Clone(c.providers) }
 
-// Egress are the ways out beside the model providers.
+// Egress are the ways out beside the model providers and the bound tools.
 func (c *Contract) Egress() []EgressRule { return slices.Clone(c.egress) }
 
-// Limits are the contract's limits.
+// Bindings are the tools that are bound to an endpoint, by tools.allow name.
+func (c *Contract) Bindings() map[string]Binding { return maps.Clone(c.bindings) }
+
+// Limits are the contract's limits on one call. Decide does not see a call's size; who does holds them.
 func (c *Contract) Limits() Limits { return c.limits }

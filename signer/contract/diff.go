@@ -1,83 +1,134 @@
 package contract
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 )
 
 // Change is one difference between two contracts.
 type Change struct {
-	Widens  bool   `json:"widens"` // the new contract lets more pass
-	Path    string `json:"path"`
+	Widens  bool   `json:"widens"` // the new contract may let more pass
+	Path    string `json:"path"`   // in the new contract, or in the old one for what is gone
 	Message string `json:"message"`
 }
 
-// Diff says what a new contract changes. If it allows any call that the old one refuses, at least one change widens:
-// a decision can only turn by an Allow that is new or a Deny that is gone, and both are listed.
+// Diff says what a new contract changes. If it allows any call that the old one refuses, at least one change widens: a
+// decision can only turn by an Allow that is new or a Deny that is gone, and such a change counts as widening unless
+// another rule is seen to cover it.
 func Diff(old, new *Contract) []Change {
 	oldAllow, oldDeny := atomsOf(old)
 	newAllow, newDeny := atomsOf(new)
 	var out []Change
-	list := func(widens bool, verb string, atoms []string) {
-		for _, a := range atoms {
-			out = append(out, Change{widens, "$", verb + " " + a})
-		}
-	}
-	list(true, "adds", missing(newAllow, oldAllow))
-	list(true, "removes", missing(oldDeny, newDeny))
-	list(false, "removes", missing(oldAllow, newAllow))
-	list(false, "adds", missing(newDeny, oldDeny))
+	out = append(out, diffAtoms(newAllow, oldAllow, "adds: ", true)...)
+	out = append(out, diffAtoms(oldDeny, newDeny, "removes: ", true)...)
+	out = append(out, diffAtoms(oldAllow, newAllow, "removes: ", false)...)
+	out = append(out, diffAtoms(newDeny, oldDeny, "adds: ", false)...)
 	out = append(out, diffSecrets(old, new)...)
-	return append(out, diffTerms(old, new)...)
+	out = append(out, diffTerms(old, new)...)
+	out = append(out, diffMembers(old, new)...)
+	if len(out) == 0 && old.Hash != new.Hash {
+		out = append(out, Change{false, "$", "only names or order are different"})
+	}
+	return out
 }
 
-func atomsOf(c *Contract) (allow, deny []string) {
+func atomsOf(c *Contract) (allow, deny map[string]atom) {
+	allow, deny = map[string]atom{}, map[string]atom{}
 	for i := range c.rules {
+		into := allow
 		if c.rules[i].deny {
-			deny = append(deny, c.rules[i].atoms()...)
+			into = deny
+		}
+		for _, a := range c.rules[i].atoms() {
+			into[a.String()] = a
+		}
+	}
+	return allow, deny
+}
+
+// maxComparisons keeps a diff of hostile contracts from running for hours; beyond it nothing counts as covered.
+const maxComparisons = 1 << 22
+
+// diffAtoms lists the atoms of a that b lacks. Where that may widen, it does unless an atom of b covers the one of a.
+func diffAtoms(a, b map[string]atom, verb string, mayWiden bool) []Change {
+	var out []Change
+	left := maxComparisons
+	others := slices.Collect(maps.Values(b))
+	for _, text := range slices.Sorted(maps.Keys(a)) {
+		if _, same := b[text]; same {
 			continue
 		}
-		allow = append(allow, c.rules[i].atoms()...)
+		mine := a[text]
+		widens := mayWiden
+		for i := 0; widens && i < len(others) && left > 0; i, left = i+1, left-1 {
+			widens = !others[i].covers(&mine)
+		}
+		out = append(out, Change{widens, mine.rule.path, verb + text})
 	}
-	return sorted(allow), sorted(deny)
+	return out
 }
 
-// missing are the members of a that b lacks.
-func missing(a, b []string) []string {
-	var out []string
-	for _, s := range a {
-		if _, found := slices.BinarySearch(b, s); !found {
-			out = append(out, s)
+// diffSet lists what a set gains and loses; a gain widens.
+func diffSet(path string, old, new []string) []Change {
+	var out []Change
+	for _, s := range sorted(new) {
+		if !slices.Contains(old, s) {
+			out = append(out, Change{true, path, "adds: " + s})
+		}
+	}
+	for _, s := range sorted(old) {
+		if !slices.Contains(new, s) {
+			out = append(out, Change{false, path, "removes: " + s})
 		}
 	}
 	return out
 }
 
 func diffSecrets(old, new *Contract) []Change {
-	var out []Change
 	const path = "$.secrets.allowed_secret_classes"
+	var out []Change
 	switch {
 	case old.secrets != nil && new.secrets == nil:
 		out = append(out, Change{true, path, "any secret class that the operator declared"})
 	case old.secrets == nil && new.secrets != nil:
 		out = append(out, Change{false, path, "only the named secret classes"})
 	case old.secrets != nil:
-		for _, s := range missing(sorted(new.secrets.AllowedClasses), sorted(old.secrets.AllowedClasses)) {
-			out = append(out, Change{true, path, "adds class " + s})
+		out = diffSet(path, old.secrets.AllowedClasses, new.secrets.AllowedClasses)
+	}
+	return append(out, diffSet("$.tools.bindings", old.boundSecrets(), new.boundSecrets())...)
+}
+
+func (c *Contract) boundSecrets() []string {
+	var out []string
+	for name, b := range c.bindings {
+		if b.SecretClass != "" {
+			out = append(out, name+" uses the secret class "+b.SecretClass)
 		}
-		for _, s := range missing(sorted(old.secrets.AllowedClasses), sorted(new.secrets.AllowedClasses)) {
-			out = append(out, Change{false, path, "removes class " + s})
+	}
+	return out
+}
+
+// network are the terms of egress that decide after the contract's own decision: which addresses, read or unread.
+func (c *Contract) network() []string {
+	var out []string
+	for _, e := range c.egress {
+		for _, cidr := range e.CIDRs {
+			out = append(out, e.Host+" at private addresses "+cidr)
+		}
+		if e.Inspect != "" && e.Inspect != "full" {
+			out = append(out, e.Host+" with inspection "+e.Inspect)
 		}
 	}
 	return out
 }
 
 func diffTerms(old, new *Contract) []Change {
-	var out []Change
+	out := diffSet("$.egress.rules", old.network(), new.network())
 	number := func(path string, a, b int64) {
-		if a != b {
-			// 0 means no bound, so it is the widest.
+		if a != b { // 0 means no bound, so it is the widest
 			out = append(out, Change{b == 0 || (a != 0 && b > a), path, fmt.Sprintf("%d becomes %d (0 is no bound)", a, b)})
 		}
 	}
@@ -87,15 +138,32 @@ func diffTerms(old, new *Contract) []Change {
 		out = append(out, Change{!new.PinPolicyHash(), "$.auth.pin_policy_hash", fmt.Sprintf("becomes %v", new.PinPolicyHash())})
 	}
 	if a, b := old.CSTScopeHash(), new.CSTScopeHash(); a != b {
+		// Another hash is another set of jobs; only from none to one is surely narrower.
 		out = append(out, Change{a != "", "$.auth.cst_scope_hash", fmt.Sprintf("%q becomes %q", a, b)})
-	}
-	if a, b := mustText(old.bindings), mustText(new.bindings); a != b {
-		out = append(out, Change{true, "$.tools.bindings", a + " becomes " + b})
 	}
 	return out
 }
 
-func mustText(v any) string {
-	b, _ := json.Marshal(v) // strings and lists only
-	return string(b)
+// decided are the members whose differences are told by what they decide.
+var decided = []string{"allowed_models", "allowed_providers", "auth", "egress", "egress_allowlist", "limits", "models", "secrets", "statements", "tools"}
+
+// diffMembers lists the members that say something without deciding anything, so that no difference goes unseen.
+func diffMembers(old, new *Contract) []Change {
+	a, b := old.members(), new.members()
+	names := slices.Concat(slices.Collect(maps.Keys(a)), slices.Collect(maps.Keys(b)))
+	var out []Change
+	for _, name := range sorted(names) {
+		if !slices.Contains(decided, name) && !bytes.Equal(a[name], b[name]) {
+			out = append(out, Change{false, "$" + step(name), "is different"})
+		}
+	}
+	return out
+}
+
+func (c *Contract) members() map[string]json.RawMessage {
+	var out map[string]json.RawMessage
+	if err := json.Unmarshal(c.Payload, &out); err != nil {
+		return nil // cannot be: Parse has read it
+	}
+	return out
 }

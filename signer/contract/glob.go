@@ -1,88 +1,186 @@
 package contract
 
 import (
+	"math/bits"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
 // maxPattern bounds a pattern, in UTF-16 units, so that matching needs no allocation.
 const maxPattern = 1024
 
-// unit kinds of a compiled pattern.
+// Kinds of a pattern's units.
 const (
-	literal  uint8 = iota
-	anyOne         // ?: one unit that is not a slash
-	starRun        // *: any run without a slash
-	anyRun         // **: any run without a line terminator; v1's *: any run at all
-	everyRun       // v1's *
+	literal uint8 = iota
+	oneName       // one unit that is not a slash
+	oneAny        // one unit
+	nameRun       // any run without a slash
+	anyRun        // any run
 )
 
 type unit struct {
 	kind uint8
-	r    uint16
+	c    uint16
 }
 
-// glob is a compiled pattern. Matching follows all possibilities at once, so its cost is at most pattern × text.
+// glob is a compiled pattern. The literal head is compared at once; the rest follows all possibilities at the same time,
+// so that the cost of a match is at most pattern × text, whatever the pattern.
+//
+// Texts with line terminators never get here (see readable), so "any" has no exceptions.
 type glob struct {
-	source string
-	fold   bool // v1: letters match without case
-	all    bool // the whole pattern is * or **
-	units  []unit
+	source string // as it is shown
+	fold   bool   // ASCII letters match without case
+	head   string // literal beginning
+	tail   []unit // what follows it
+	units  []unit // both
 }
 
-// v2Glob compiles the pattern language of WIRE 5.5: ** crosses slashes and swallows one slash behind it, * does not cross
+// v2Glob compiles v2's pattern language: ** crosses slashes and swallows one slash behind it, * does not cross
 // them, ? is one UTF-16 unit that is no slash, everything else is literal and case counts. A * alone matches everything.
 func v2Glob(p string) glob {
-	g := glob{source: p, all: p == "*" || p == "**"}
+	if p == "*" {
+		return newGlob(p, false, []unit{{kind: anyRun}})
+	}
+	var units []unit
 	for rest := p; rest != ""; {
 		switch {
 		case strings.HasPrefix(rest, "**"):
-			g.units = append(g.units, unit{kind: anyRun})
+			units = append(units, unit{kind: anyRun})
 			rest = strings.TrimPrefix(rest[2:], "/")
 		case rest[0] == '*':
-			g.units = append(g.units, unit{kind: starRun})
-			rest = rest[1:]
+			units, rest = append(units, unit{kind: nameRun}), rest[1:]
 		case rest[0] == '?':
-			g.units = append(g.units, unit{kind: anyOne})
-			rest = rest[1:]
+			units, rest = append(units, unit{kind: oneName}), rest[1:]
 		default:
-			rest = g.literal(rest)
+			units, rest = appendLiteral(units, rest)
 		}
 	}
-	return g
+	return newGlob(p, false, units)
 }
 
-// v1Glob compiles the pattern language of WIRE 5.3: anchored, without case, only * is special and crosses slashes.
-func v1Glob(p string) glob {
-	g := glob{source: p, fold: true, all: p == "*"}
-	for rest := strings.ToLower(p); rest != ""; {
+// anyModel is the pattern for every model, and for calls that name none.
+const anyModel = ""
+
+// modelGlob compiles v1's pattern language for a model's name, on "provider/model": anchored, without case, only * is
+// special and crosses slashes. The provider is literal, or * for one of any name. A list of patterns, even of *
+// alone, asks for a model to be named.
+func modelGlob(provider, model string) glob {
+	units := []unit{{kind: nameRun}}
+	if provider != "*" {
+		units = literals(strings.ToLower(provider))
+	}
+	units = append(units, unit{kind: literal, c: '/'})
+	if model == anyModel {
+		return newGlob(provider+" (any model, or none)", true, append(units, unit{kind: anyRun}))
+	}
+	if strings.Trim(model, "*") == "" {
+		units = append(units, unit{kind: oneAny})
+	}
+	for rest := model; rest != ""; {
 		if rest[0] == '*' {
-			g.units = append(g.units, unit{kind: everyRun})
-			rest = rest[1:]
+			units, rest = append(units, unit{kind: anyRun}), rest[1:]
 			continue
 		}
-		rest = g.literal(rest)
+		units, rest = appendLiteral(units, rest)
 	}
+	for i := range units {
+		units[i].c = lower(units[i].c)
+	}
+	return newGlob(provider+"/"+model, true, units)
+}
+
+// literalGlob matches one text.
+func literalGlob(s string) glob { return newGlob(s, false, literals(s)) }
+
+func newGlob(source string, fold bool, units []unit) glob {
+	g := glob{source: source, fold: fold, units: units}
+	n := 0
+	for n < len(units) && units[n].kind == literal && units[n].c < utf8.RuneSelf {
+		n++
+	}
+	head := make([]byte, n)
+	for i := range head {
+		head[i] = byte(units[i].c)
+	}
+	g.head, g.tail = string(head), units[n:]
 	return g
 }
 
-func (g *glob) literal(rest string) string {
-	r, size := utf8.DecodeRuneInString(rest)
-	hi, lo, two := utf16Units(r)
-	g.units = append(g.units, unit{literal, hi})
-	if two {
-		g.units = append(g.units, unit{literal, lo})
+func literals(s string) []unit {
+	var units []unit
+	for s != "" {
+		units, s = appendLiteral(units, s)
 	}
-	return rest[size:]
+	return units
 }
 
-// utf16Units splits a rune as JavaScript strings do.
-func utf16Units(r rune) (hi, lo uint16, two bool) {
+func appendLiteral(units []unit, s string) (_ []unit, rest string) {
+	r, size := utf8.DecodeRuneInString(s)
+	hi, lo := utf16Units(r)
+	units = append(units, unit{kind: literal, c: hi})
+	if lo != 0 {
+		units = append(units, unit{kind: literal, c: lo})
+	}
+	return units, s[size:]
+}
+
+// utf16Units splits a rune as JavaScript's strings do; lo is 0 where one unit is enough.
+func utf16Units(r rune) (hi, lo uint16) {
 	if r < 0x10000 {
-		return uint16(r), 0, false //nolint:gosec // in range
+		return uint16(r), 0
 	}
 	r -= 0x10000
-	return uint16(0xD800 + r>>10), uint16(0xDC00 + r&0x3FF), true //nolint:gosec // in range
+	return uint16(0xD800 + r>>10), uint16(0xDC00 + r&0x3FF)
+}
+
+// lower folds ASCII letters only: beyond them, folding would let a name pass for another (K for the Kelvin sign).
+func lower(c uint16) uint16 {
+	if c >= 'A' && c <= 'Z' {
+		return c | 0x20
+	}
+	return c
+}
+
+func (g *glob) match(text string) bool {
+	if !g.matchHead(text) {
+		return false
+	}
+	rest := text[len(g.head):]
+	switch {
+	case len(g.tail) == 0:
+		return rest == ""
+	case len(g.tail) == 1 && g.tail[0].kind == anyRun:
+		return true
+	}
+	m := matcher{units: g.tail, fold: g.fold}
+	m.now.enter(g.tail, 0)
+	for _, r := range rest {
+		hi, lo := utf16Units(r)
+		m.step(hi)
+		if lo != 0 {
+			m.step(lo)
+		}
+		if m.dead() {
+			return false
+		}
+	}
+	return m.now.has(len(g.tail))
+}
+
+func (g *glob) matchHead(text string) bool {
+	if len(text) < len(g.head) {
+		return false
+	}
+	if !g.fold {
+		return text[:len(g.head)] == g.head
+	}
+	for i := range len(g.head) {
+		if lower(uint16(text[i])) != uint16(g.head[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // states is the set of places in a pattern that a text has led to so far.
@@ -92,74 +190,105 @@ func (s *states) add(i int)      { s[i>>6] |= 1 << (i & 63) }
 func (s *states) has(i int) bool { return s[i>>6]&(1<<(i&63)) != 0 }
 
 // enter adds place i and every place that an empty run leads to from there.
-func (g *glob) enter(s *states, i int) {
-	for ; i <= len(g.units); i++ {
+func (s *states) enter(units []unit, i int) {
+	for s.add(i); i < len(units) && units[i].kind >= nameRun; {
+		i++
 		s.add(i)
-		if i == len(g.units) || g.units[i].kind < starRun {
-			return
-		}
 	}
 }
 
-func (g *glob) match(text string) bool {
-	if g.all {
-		return true
-	}
-	if g.fold {
-		text = strings.ToLower(text)
-	}
-	var now states
-	g.enter(&now, 0)
-	for _, r := range text {
-		hi, lo, two := utf16Units(r)
-		now = g.step(&now, hi)
-		if two {
-			now = g.step(&now, lo)
-		}
-	}
-	return now.has(len(g.units))
+type matcher struct {
+	units []unit
+	fold  bool
+	now   states
 }
 
-func (g *glob) step(now *states, c uint16) (next states) {
-	for i, u := range g.units {
-		if !now.has(i) {
-			continue
+func (m *matcher) words() int { return len(m.units)>>6 + 1 }
+
+func (m *matcher) dead() bool {
+	for _, w := range m.now[:m.words()] {
+		if w != 0 {
+			return false
 		}
+	}
+	return true
+}
+
+// step takes one UTF-16 unit of the text.
+func (m *matcher) step(c uint16) {
+	if m.fold {
+		c = lower(c)
+	}
+	m.advance(func(u unit) (next, stay bool) {
 		switch u.kind {
 		case literal:
-			if u.r == c {
-				g.enter(&next, i+1)
+			return u.c == c, false
+		case oneName:
+			return c != '/', false
+		case oneAny:
+			return true, false
+		case nameRun:
+			return false, c != '/'
+		}
+		return false, true
+	})
+}
+
+// advance moves every place on: to the next where the unit there is used up, or to itself where it may go on.
+func (m *matcher) advance(by func(unit) (next, stay bool)) {
+	var next states
+	for w, word := range m.now[:m.words()] {
+		for ; word != 0; word &= word - 1 {
+			i := w<<6 + bits.TrailingZeros64(word)
+			if i == len(m.units) {
+				continue
 			}
-		case anyOne:
-			if c != '/' {
-				g.enter(&next, i+1)
+			switch forth, stay := by(m.units[i]); {
+			case forth:
+				next.enter(m.units, i+1)
+			case stay:
+				next.enter(m.units, i)
 			}
-		case starRun:
-			if c != '/' {
-				g.enter(&next, i)
-			}
-		case anyRun:
-			if !lineEnd(c) {
-				g.enter(&next, i)
-			}
-		case everyRun:
-			g.enter(&next, i)
 		}
 	}
-	return next
+	copy(m.now[:m.words()], next[:m.words()])
 }
 
-func lineEnd(c uint16) bool { return c == '\n' || c == '\r' || c == 0x2028 || c == 0x2029 }
-
-// covers says, on the safe side, whether g matches everything that h matches.
+// covers says whether g surely matches everything that h matches. It reads h's units as g's text: a run of h can only be
+// taken by places of g that stay whatever the run holds. false may mean that it cannot be told.
 func (g *glob) covers(h *glob) bool {
-	return g.all || (g.source == h.source && g.fold == h.fold) || (g.fold == h.fold && isLiteral(h) && g.match(h.source))
+	if h.fold && !g.fold {
+		return len(g.units) == 1 && g.units[0].kind == anyRun
+	}
+	m := matcher{units: g.units, fold: g.fold}
+	m.now.enter(g.units, 0)
+	for _, u := range h.units {
+		if u.kind == literal {
+			m.step(u.c)
+			continue
+		}
+		run := u.kind >= nameRun
+		noSlash := u.kind == oneName || u.kind == nameRun
+		m.advance(func(mine unit) (next, stay bool) {
+			if run || mine.kind >= nameRun {
+				return false, mine.kind == anyRun || (mine.kind == nameRun && noSlash)
+			}
+			return mine.kind == oneAny || (mine.kind == oneName && noSlash), false
+		})
+	}
+	return m.now.has(len(g.units))
 }
 
-func isLiteral(g *glob) bool {
-	for _, u := range g.units {
-		if u.kind != literal {
+// readable says whether a text can stand in a decision: UTF-8 without control characters and line terminators. Names,
+// hosts and paths have none, and v2's patterns are not defined on them.
+func readable(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c == 0x7F {
 			return false
+		} else if c >= utf8.RuneSelf {
+			return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
+				return unicode.IsControl(r) || r == '\u2028' || r == '\u2029'
+			})
 		}
 	}
 	return true

@@ -26,13 +26,20 @@ type Finding struct {
 
 // Lint looks for what a contract's author probably did not mean.
 func Lint(c *Contract) []Finding {
-	var out []Finding
+	out := slices.Clone(c.notes)
 	out = append(out, lintDenyOnly(c)...)
 	out = append(out, lintUnreachable(c)...)
 	out = append(out, lintUnanchored(c)...)
 	out = append(out, lintUnbound(c)...)
-	out = append(out, lintNotEnforced(c)...)
-	return out
+	return append(out, lintKeys(c)...)
+}
+
+func (c *Contract) note(s Severity, rule, path, message, remedy string) {
+	c.notes = append(c.notes, Finding{s, rule, path, message, remedy})
+}
+
+func (c *Contract) notEnforced(path, remedy string) {
+	c.note(SeverityWarning, "not-enforced", path, "is read and not checked at the gateway", remedy)
 }
 
 func lintDenyOnly(c *Contract) []Finding {
@@ -45,30 +52,36 @@ func lintDenyOnly(c *Contract) []Finding {
 // lintUnreachable finds allowed parts that an unconditional Deny covers whole.
 func lintUnreachable(c *Contract) []Finding {
 	var out []Finding
+	seen := map[string]bool{}
 	for i := range c.rules {
-		allow := &c.rules[i]
-		if allow.deny {
+		if c.rules[i].deny {
 			continue
 		}
-		for _, action := range allow.actions {
-			for _, resource := range allow.resources {
-				if d := coveredBy(c.rules, &action, &resource); d != nil {
-					out = append(out, Finding{SeverityError, "unreachable", "statement " + allow.sid,
-						fmt.Sprintf("%s on %s can never pass: %s denies it", action.source, resource.source, d.sid), "remove one of the two"})
-				}
+		for _, a := range c.rules[i].atoms() {
+			d := deniedBy(c.rules, &a)
+			if d == nil || seen[a.String()] {
+				continue
 			}
+			seen[a.String()] = true
+			out = append(out, Finding{SeverityError, "unreachable", a.rule.path, a.String() + " can never pass: " + d.sid + " denies it", "remove one of the two"})
 		}
 	}
 	return out
 }
 
-func coveredBy(rules []rule, action, resource *glob) *rule {
+func deniedBy(rules []rule, a *atom) *rule {
 	for i := range rules {
 		d := &rules[i]
-		if !d.deny || d.when != nil {
+		if !d.deny || d.when != nil || !slices.ContainsFunc(d.actions, func(g glob) bool { return g.covers(a.action) }) {
 			continue
 		}
-		if slices.ContainsFunc(d.actions, func(g glob) bool { return g.covers(action) }) && slices.ContainsFunc(d.resources, func(g glob) bool { return g.covers(resource) }) {
+		switch {
+		case a.resource != nil && slices.ContainsFunc(d.resources, func(g glob) bool { return g.covers(a.resource) }):
+			return d
+		case a.endpoint == nil:
+		case slices.ContainsFunc(d.endpoints, func(e endpoint) bool { return e.covers(a.endpoint) }):
+			return d
+		case d.unless != nil && a.rule.tool == "" && !slices.ContainsFunc(d.unless, func(e endpoint) bool { return e.overlaps(a.endpoint) }):
 			return d
 		}
 	}
@@ -88,8 +101,8 @@ func lintUnanchored(c *Contract) []Finding {
 			if res.fold {
 				_, name, _ = strings.Cut(name, "/")
 			}
-			if len(name) > 1 && strings.HasPrefix(name, "*") && strings.Trim(name, "*") != "" && !strings.HasPrefix(name, "* ") {
-				out = append(out, Finding{SeverityWarning, "unanchored", "statement " + r.sid,
+			if strings.HasPrefix(name, "*") && strings.Trim(name, "*/") != "" {
+				out = append(out, Finding{SeverityWarning, "unanchored", r.path,
 					fmt.Sprintf("%s is open at its beginning, so any name that ends like it matches", res.source), "write the beginning out"})
 			}
 		}
@@ -102,22 +115,27 @@ func lintUnbound(c *Contract) []Finding {
 	for _, t := range c.tools {
 		if _, ok := c.bindings[t]; !ok {
 			out = append(out, Finding{SeverityWarning, "unbound-tool", "$.tools.allow",
-				t + " is allowed but bound to no endpoint, so no call can be recognised as it", "add tools.bindings[\"" + t + "\"]"})
+				t + " is allowed but bound to no endpoint, so no call on the network can be recognised as it", "add tools.bindings[\"" + t + "\"]"})
 		}
 	}
 	return out
 }
 
-// lintNotEnforced names parts that this version reads and cannot carry out.
-func lintNotEnforced(c *Contract) []Finding {
+// lintKeys finds conditions on what this gateway cannot know before a call leaves.
+func lintKeys(c *Contract) []Finding {
 	var out []Finding
-	for _, r := range c.rules {
-		if r.deny && r.code != "" {
-			out = append(out, Finding{SeverityError, "cannot-pass", "$." + r.sid, "no model call can pass: " + r.why, "remove the member or use a gateway that carries it out"})
+	for i := range c.rules {
+		r := &c.rules[i]
+		for _, w := range r.when {
+			if _, known := knownKeys[w.key]; known {
+				continue
+			}
+			effect := "so this Allow never applies"
+			if r.deny {
+				effect = "so this Deny applies to every call that it could be meant for"
+			}
+			out = append(out, Finding{SeverityError, "unknown-key", r.path, w.key + " is not known at the gateway before a call leaves, " + effect, "use another key, or check it where the evidence is verified"})
 		}
-	}
-	if strings.Contains(string(c.Payload), `"required_audit_packs":[`) && c.Kind == ClawV1 {
-		out = append(out, Finding{SeverityWarning, "not-enforced", "$.required_audit_packs", "audit packs are not checked at the gateway", "check them where the evidence is verified"})
 	}
 	return out
 }

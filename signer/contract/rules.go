@@ -1,108 +1,44 @@
 package contract
 
 import (
-	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"sallyport/signer/code"
 )
 
-// rule is one statement of the internal rule set, to which every dialect compiles.
+// rule is one statement of the internal rule set, to which every dialect compiles. It speaks about the asks whose action
+// and resource match, where the resource is given by patterns or, for the network, by endpoints.
 type rule struct {
 	sid       string
+	path      string // where it stands in the contract
 	deny      bool
 	actions   []glob
 	resources []glob
+	endpoints []endpoint
+	unless    []endpoint // a Deny of the network that leaves these endpoints alone
 	when      []condition
-	code      code.Code // of a denial by this rule; "" for POLICY_STATEMENT_DENIED
-	why       string    // said with the denial
+
+	tool    string   // that the allowed ask is
+	classes []string // of secrets that the allowed ask may use; nil where the dialect says nothing
+	sids    []string // sid alone, made once
+	code    code.Code
+	why     string // said with a denial by code
 }
 
-// truth is the outcome of a condition. Unknown must never work in favour of the call.
-type truth uint8
-
-const (
-	no truth = iota
-	yes
-	unknown
-)
-
-// condition is one operator on one context key.
-type condition struct {
-	operator, key, expected string
-	number                  float64
-	prefix                  netip.Prefix
-	pattern                 glob
-}
-
-// holds evaluates a condition as WIRE 5.5 does, but where upstream guesses from a value that it cannot read, or takes a
-// missing key as "not equal", the answer is unknown.
-func (c *condition) holds(ctx map[string]string) truth {
-	got, present := ctx[c.key]
-	if !present {
-		if strings.Contains(c.operator, "Not") {
-			return unknown
-		}
-		return no
-	}
-	switch c.operator {
-	case "StringEquals":
-		return is(got == c.expected)
-	case "StringNotEquals":
-		return is(got != c.expected)
-	case "StringLike":
-		return is(c.pattern.match(got))
-	case "StringNotLike":
-		return is(!c.pattern.match(got))
-	case "Bool":
-		if got = strings.ToLower(got); got != "true" && got != "false" {
-			return unknown
-		}
-		return is(got == c.expected)
-	case "IpAddress":
-		addr, err := netip.ParseAddr(got)
-		if err != nil {
-			return unknown
-		}
-		return is(c.prefix.Contains(addr.Unmap()))
-	default:
-		return c.compare(got)
-	}
-}
-
-func (c *condition) compare(got string) truth {
-	n, err := strconv.ParseFloat(got, 64)
-	if err != nil || n != n {
-		return unknown
-	}
-	switch c.operator {
-	case "NumericEquals":
-		return is(n == c.number)
-	case "NumericLessThan":
-		return is(n < c.number)
-	case "NumericGreaterThan":
-		return is(n > c.number)
-	}
-	return unknown // the schema has let an operator through that is not evaluated: decide against the call
-}
-
-func is(b bool) truth {
-	if b {
-		return yes
-	}
-	return no
+func (c *Contract) addRule(r rule) {
+	r.sids = []string{r.sid}
+	c.rules = append(c.rules, r)
 }
 
 // applies says whether the rule speaks about the ask. unknown means that only a condition could not be decided.
-func (r *rule) applies(a *Ask) truth {
-	if !anyMatch(r.actions, a.Action) || !anyMatch(r.resources, a.Resource) {
+func (r *rule) applies(a *Ask, t *target) truth {
+	if !anyMatch(r.actions, a.Action) || !r.reaches(a, t) {
 		return no
 	}
 	out := yes
 	for i := range r.when {
-		switch r.when[i].holds(a.Context) {
+		switch r.when[i].holds(a, r.deny) {
 		case no:
 			return no
 		case unknown:
@@ -111,6 +47,19 @@ func (r *rule) applies(a *Ask) truth {
 		}
 	}
 	return out
+}
+
+func (r *rule) reaches(a *Ask, t *target) bool {
+	if r.endpoints == nil && r.unless == nil {
+		return anyMatch(r.resources, a.Resource)
+	}
+	if !t.plain { // what cannot be read as an endpoint is in no Allow and in every Deny
+		return r.deny
+	}
+	if r.unless != nil {
+		return !anyReaches(r.unless, t)
+	}
+	return anyReaches(r.endpoints, t)
 }
 
 func anyMatch(globs []glob, s string) bool {
@@ -122,67 +71,128 @@ func anyMatch(globs []glob, s string) bool {
 	return false
 }
 
-// evaluate applies the rule set: a Deny that applies, or that may apply, denies; else an Allow that surely applies
-// allows; else the default denies.
-func evaluate(rules []rule, a *Ask) Verdict {
-	var allow []string
-	var undecided *rule
-	for i := range rules {
-		r := &rules[i]
-		t := r.applies(a)
-		switch {
-		case t == no:
-		case r.deny:
-			return Verdict{SIDs: []string{r.sid}, Denial: r.denial(a, t)}
-		case t == unknown:
-			undecided = r
-		default:
-			allow = append(allow, r.sid)
+func anyReaches(endpoints []endpoint, t *target) bool {
+	for i := range endpoints {
+		if endpoints[i].match(t) {
+			return true
 		}
 	}
-	switch {
-	case allow != nil:
-		return Verdict{Allow: true, SIDs: allow}
-	case undecided != nil:
-		return Verdict{SIDs: []string{undecided.sid}, Denial: code.Deny(code.PolicyConditionUnknown, "statement %s on %s", undecided.sid, a.Resource)}
-	}
-	return Verdict{Denial: code.Deny(code.PolicyActionNotAllowed, "%s on %s", a.Action, a.Resource)}
+	return false
 }
 
-func (r *rule) denial(a *Ask, t truth) *code.Denial {
-	switch {
-	case t == unknown:
-		return code.Deny(code.PolicyConditionUnknown, "statement %s on %s", r.sid, a.Resource)
-	case r.code != "":
-		return code.Deny(r.code, "%s", r.why)
+// patterns are all that the rule matches texts with.
+func (r *rule) patterns() []*glob {
+	var out []*glob
+	for _, list := range [][]glob{r.actions, r.resources} {
+		for i := range list {
+			out = append(out, &list[i])
+		}
 	}
-	return code.Deny(code.PolicyStatementDenied, "statement %s: %s on %s", r.sid, a.Action, a.Resource)
-}
-
-// atoms are the rule's parts, one for each action and resource, in words that tell equal parts apart from others.
-func (r *rule) atoms() []string {
-	verb := "allow"
-	if r.deny {
-		verb = "deny"
+	for i := range r.when {
+		out = append(out, &r.when[i].pattern)
 	}
-	var when []string
-	for _, c := range r.when {
-		when = append(when, c.operator+" "+c.key+" "+strconv.Quote(c.expected))
-	}
-	slices.Sort(when)
-	tail := ""
-	if when != nil {
-		tail = " when " + strings.Join(when, " and ")
-	}
-	var out []string
-	for _, a := range r.actions {
-		for _, res := range r.resources {
-			kind := ""
-			if res.fold {
-				kind = " (without case)"
+	for _, list := range [][]endpoint{r.endpoints, r.unless} {
+		for i := range list {
+			if list[i].path != nil {
+				out = append(out, list[i].path)
 			}
-			out = append(out, verb+" "+a.source+" on "+res.source+kind+tail)
 		}
 	}
 	return out
+}
+
+// atom is a part of a rule with one action and one resource. A rule is the union of its atoms, so two rule sets with the
+// same atoms decide alike.
+type atom struct {
+	rule     *rule
+	action   *glob
+	resource *glob     // nil where endpoint is set, or the rule's unless
+	endpoint *endpoint // nil where resource is set, or the rule's unless
+}
+
+func (r *rule) atoms() []atom {
+	var out []atom
+	for i := range r.actions {
+		a := atom{rule: r, action: &r.actions[i]}
+		if r.unless != nil {
+			out = append(out, a)
+		}
+		for j := range r.resources {
+			a.resource = &r.resources[j]
+			out = append(out, a)
+		}
+		a.resource = nil
+		for j := range r.endpoints {
+			a.endpoint = &r.endpoints[j]
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// String tells equal atoms apart from others, whatever rule they stand in.
+func (a *atom) String() string {
+	var b strings.Builder
+	b.WriteString("allow ")
+	if a.rule.deny {
+		b.Reset()
+		b.WriteString("deny ")
+	}
+	b.WriteString(a.action.source + " on ")
+	switch {
+	case a.resource != nil:
+		b.WriteString(a.resource.source)
+		if a.resource.fold {
+			b.WriteString(" (without case)")
+		}
+	case a.endpoint != nil:
+		b.WriteString(a.endpoint.String())
+	default:
+		b.WriteString("every endpoint")
+		for i := range a.rule.unless {
+			b.WriteString([]string{" but ", ", "}[min(i, 1)] + a.rule.unless[i].String())
+		}
+	}
+	for i, w := range a.rule.conditions() {
+		b.WriteString([]string{" when ", " and "}[min(i, 1)] + w)
+	}
+	return b.String()
+}
+
+// conditions are the rule's conditions as text, sorted.
+func (r *rule) conditions() []string {
+	var out []string
+	for _, c := range r.when {
+		out = append(out, c.key+" "+c.name+" \""+c.expected+"\"")
+	}
+	slices.Sort(out)
+	return out
+}
+
+// covers says whether a surely applies wherever b does. Both must be Allows, or both Denies: an Allow counts only where
+// all its conditions are met, a Deny where none is surely not met, and in both ways fewer conditions reach further.
+func (a *atom) covers(b *atom) bool {
+	if !a.action.covers(b.action) {
+		return false
+	}
+	switch {
+	case a.resource != nil && b.resource != nil:
+		if !a.resource.covers(b.resource) {
+			return false
+		}
+	case a.endpoint != nil && b.endpoint != nil:
+		if !a.endpoint.covers(b.endpoint) {
+			return false
+		}
+	case a.rule.unless != nil && b.rule.unless != nil:
+		for i := range a.rule.unless {
+			if !slices.ContainsFunc(b.rule.unless, func(e endpoint) bool { return e.covers(&a.rule.unless[i]) }) {
+				return false
+			}
+		}
+	default:
+		return false
+	}
+	theirs := b.rule.conditions()
+	return !slices.ContainsFunc(a.rule.conditions(), func(w string) bool { return !slices.Contains(theirs, w) })
 }

@@ -5,12 +5,14 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 	"golang.org/x/text/language"
 	"golang.org/x/text/message"
 )
@@ -61,9 +63,7 @@ func validate(k Kind, canonical []byte) error {
 	}
 	printer := message.NewPrinter(language.English)
 	var lines []string
-	eachLeaf(bad, func(e *jsonschema.ValidationError) {
-		lines = append(lines, pathOf(e.InstanceLocation)+": "+e.ErrorKind.LocalizedString(printer))
-	})
+	eachLeaf(bad, func(e *jsonschema.ValidationError) { lines = append(lines, findings(e, printer)...) })
 	slices.Sort(lines)
 	var errs []error
 	for _, line := range slices.Compact(lines) {
@@ -81,16 +81,48 @@ func eachLeaf(e *jsonschema.ValidationError, visit func(*jsonschema.ValidationEr
 	}
 }
 
+// findings puts what the library found in words, each with the path of the member that is at fault rather than of the
+// object around it.
+func findings(e *jsonschema.ValidationError, p *message.Printer) []string {
+	at := pathOf(e.InstanceLocation)
+	var out []string
+	switch k := e.ErrorKind.(type) {
+	case *kind.AdditionalProperties:
+		for _, name := range k.Properties {
+			out = append(out, at+step(name)+": unknown member")
+		}
+	case *kind.Required:
+		for _, name := range k.Missing {
+			out = append(out, at+step(name)+": missing")
+		}
+	case *kind.FalseSchema:
+		out = append(out, at+": must not stand here beside the other members")
+	default:
+		out = append(out, at+": "+e.ErrorKind.LocalizedString(p))
+	}
+	return out
+}
+
 // pathOf writes a place as $.a.b[2].
 func pathOf(location []string) string {
 	var b strings.Builder
 	b.WriteByte('$')
-	for _, step := range location {
-		if _, err := strconv.Atoi(step); err == nil {
-			b.WriteString("[" + step + "]")
+	for _, s := range location {
+		if _, err := strconv.Atoi(s); err == nil {
+			b.WriteString("[" + s + "]")
 			continue
 		}
-		b.WriteString("." + step)
+		b.WriteString(step(s))
 	}
 	return b.String()
+}
+
+var plainName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
+
+// step writes a member's name as a step of a path.
+func step(name string) string {
+	if plainName.MatchString(name) {
+		return "." + name
+	}
+	return fmt.Sprintf("[%.80q]", name)
 }

@@ -1,7 +1,6 @@
 package contract
 
 import (
-	"encoding/json"
 	"errors"
 	"time"
 
@@ -9,16 +8,16 @@ import (
 	"sallyport/signer/envelope"
 )
 
-// Sign seals a contract's payload (WIRE 5.1). What is not a valid contract is not signed.
+// Sign seals a contract's payload as the ecosystem's registry does. What is not a valid contract is not signed.
 func Sign(payload []byte, s envelope.Signer, at time.Time) (*envelope.Envelope, error) {
 	c, err := Parse(payload)
 	if err != nil {
 		return nil, err
 	}
-	return envelope.Seal(envelope.TypeContract, json.RawMessage(c.Payload), s, at)
+	return envelope.Seal(envelope.TypeContract, c.Payload, s, at)
 }
 
-// denialCodes are the gateway's codes (WIRE 5.4) for what an envelope's check can find.
+// denialCodes are the ecosystem's codes at a gateway for what an envelope's check can find.
 var denialCodes = map[envelope.Code]code.Code{
 	envelope.ClaimNotFound:    code.WPCSignerNotAllowed,
 	envelope.SignatureInvalid: code.WPCSignatureInvalid,
@@ -28,6 +27,9 @@ var denialCodes = map[envelope.Code]code.Code{
 // Verify believes an envelope only if it has the hash that was asked for, its payload hashes to it, and one of the
 // trusted signers (did:key) signed it. An empty list trusts nobody.
 func Verify(env *envelope.Envelope, wantHash string, trusted []string) (*Contract, *code.Denial) {
+	if env == nil {
+		return nil, code.Deny(code.WPCNotFound, "%s", wantHash)
+	}
 	if env.PayloadHashB64u != wantHash {
 		return nil, code.Deny(code.WPCHashMismatch, "asked for %s, got %.64s", wantHash, env.PayloadHashB64u)
 	}
@@ -40,6 +42,10 @@ func Verify(env *envelope.Envelope, wantHash string, trusted []string) (*Contrac
 	}
 	if err != nil {
 		return nil, code.Deny(code.WPCEnvelopeInvalid, "%.256s", err)
+	}
+	if env.ExpiresAt != "" {
+		// It is not signed, and a contract has no such member.
+		return nil, code.Deny(code.WPCEnvelopeInvalid, "expires_at does not belong in a contract's envelope")
 	}
 	c, err := Parse(env.Payload)
 	if err != nil {
