@@ -15,6 +15,9 @@ const (
 	NetworkEgress = "side_effect:network_egress"
 )
 
+// maxResource bounds what one decision can cost, in bytes of the ask's resource; real names and paths stay far below.
+const maxResource = 8 << 10
+
 // Ask is one question to a contract.
 type Ask struct {
 	Action   string            // ModelInvoke, ToolExecute, NetworkEgress
@@ -35,8 +38,8 @@ type Verdict struct {
 // Decide answers an ask: deny wins, and what no statement allows is denied. It is pure. now is the time of the decision;
 // no dialect reads it yet, conditions on time see the ask's context.
 func (c *Contract) Decide(a Ask, _ time.Time) Verdict {
-	if !readable(a.Action) || !readable(a.Resource) {
-		return Verdict{Denial: code.Deny(code.PolicyConditionUnknown, "the name of what is asked has control characters or is not UTF-8")}
+	if len(a.Resource) > maxResource || !readable(a.Action) || !readable(a.Resource) {
+		return Verdict{Denial: code.Deny(code.PolicyConditionUnknown, "the name of what is asked has control characters, is not UTF-8 or is longer than %d bytes", maxResource)}
 	}
 	var t target
 	if a.Action == NetworkEgress {
