@@ -23,6 +23,7 @@ type Upstream struct {
 // doors maps a path of the reverse door to an upstream and the path below it.
 type doors struct {
 	byName map[string]*door
+	inTurn []*door          // as declared
 	bare   map[string]*door // by the dialect's name, for the paths without a door's name
 }
 
@@ -58,7 +59,7 @@ func newDoors(ups []Upstream) (*doors, error) {
 			continue
 		}
 		dr := &door{Upstream: u, dialect: dl, host: strings.ToLower(u.URL.Host), name: nameOf(u.URL)}
-		d.byName[u.Name] = dr
+		d.byName[u.Name], d.inTurn = dr, append(d.inTurn, dr)
 		// A path without a door's name goes to the upstream named like the dialect, else to the first that speaks it.
 		if prev, ok := d.bare[u.Dialect]; !ok || (u.Name == u.Dialect && prev.Name != u.Dialect) {
 			d.bare[u.Dialect] = dr
@@ -99,8 +100,13 @@ func (d *doors) find(r *request) (dr *door, rest string) {
 }
 
 // proxied is the ecosystem's own path /v1/proxy/{provider}: the provider's JSON is the body, the endpoint is implied.
+// Of several upstreams that could be meant, the one of that name comes first, then those of the provider as declared.
 func (d *doors) proxied(provider string, r *request) (*door, string) {
-	for _, dr := range d.byName {
+	inTurn := d.inTurn
+	if dr, ok := d.byName[provider]; ok {
+		inTurn = append([]*door{dr}, inTurn...)
+	}
+	for _, dr := range inTurn {
 		if dr.Provider != provider && dr.Name != provider {
 			continue
 		}

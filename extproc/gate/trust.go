@@ -55,14 +55,8 @@ func newContracts(f Fetcher, trusted []string, now func() time.Time, log *slog.L
 
 // get returns the verified contract of the given hash, fetching it at first use.
 func (c *contracts) get(ctx context.Context, hash string) (*contract.Contract, *code.Denial) {
-	c.mu.RLock()
-	good, bad := c.good[hash], c.bad[hash]
-	c.mu.RUnlock()
-	if good != nil {
-		return good, nil
-	}
-	if bad.denial != nil && c.now().Before(bad.until) {
-		return nil, bad.denial
+	if good, d := c.known(hash); good != nil || d != nil {
+		return good, d
 	}
 	type result struct {
 		c *contract.Contract
@@ -70,6 +64,10 @@ func (c *contracts) get(ctx context.Context, hash string) (*contract.Contract, *
 	}
 	// The flight outlives the caller that began it: another may be waiting for the same contract.
 	v, _, _ := c.flight.Do(hash, func() (any, error) {
+		// An earlier flight may have ended since this caller looked.
+		if good, d := c.known(hash); good != nil || d != nil {
+			return result{good, d}, nil
+		}
 		fctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 		defer cancel()
 		got, d := c.load(fctx, hash)
@@ -78,6 +76,17 @@ func (c *contracts) get(ctx context.Context, hash string) (*contract.Contract, *
 	})
 	r := v.(result)
 	return r.c, r.d
+}
+
+// known is what is remembered of a hash: a contract, a refusal that still holds, or neither.
+func (c *contracts) known(hash string) (*contract.Contract, *code.Denial) {
+	c.mu.RLock()
+	good, bad := c.good[hash], c.bad[hash]
+	c.mu.RUnlock()
+	if good == nil && bad.denial != nil && c.now().Before(bad.until) {
+		return nil, bad.denial
+	}
+	return good, nil
 }
 
 func (c *contracts) load(ctx context.Context, hash string) (*contract.Contract, *code.Denial) {
