@@ -2,9 +2,11 @@ package contract
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // defaultPort is the port of an endpoint that names none: what leaves here is TLS.
@@ -91,9 +93,38 @@ func parseTarget(resource string) (t target) {
 		}
 		t.host, t.port = t.host[:i], int(port)
 	}
+	if strings.ContainsFunc(t.host, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		return t // folding could make another name of it (k of the Kelvin sign)
+	}
 	t.host = strings.TrimSuffix(strings.ToLower(t.host), ".")
-	t.plain = t.host != "" && !strings.ContainsAny(t.host, " \\@?#%") && plainPath(t.path)
+	t.plain = strings.ToUpper(method) == method && plainHost(t.host) && plainPath(t.path)
 	return t
+}
+
+// plainHost says whether a host in lower case has only one reading: no empty labels, and nothing that ends a host
+// elsewhere.
+func plainHost(h string) bool {
+	return h != "" && h[0] != '.' && !strings.HasSuffix(h, ".") && !strings.Contains(h, "..") && !strings.ContainsAny(h, " \\@?#%")
+}
+
+// spellings are the texts that patterns for a plain target may have been written for. A Deny must also meet the text as
+// it came, and the path with its escapes undone, so that no other way to write the place leads around it.
+func (t *target) spellings(resource string, deny bool) []string {
+	paths := []string{t.path}
+	if decoded, err := url.PathUnescape(t.path); deny && err == nil && decoded != t.path {
+		paths = append(paths, decoded)
+	}
+	var out []string
+	if deny {
+		out = append(out, resource)
+	}
+	for _, path := range paths {
+		out = append(out, t.method+" "+t.host+":"+strconv.Itoa(t.port)+path)
+		if t.port == defaultPort {
+			out = append(out, t.method+" "+t.host+path)
+		}
+	}
+	return out
 }
 
 // plainPath says whether a path has only one reading: no empty or dot segments, no encoded dot, slash, backslash or

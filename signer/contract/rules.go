@@ -50,11 +50,13 @@ func (r *rule) applies(a *Ask, t *target) truth {
 }
 
 func (r *rule) reaches(a *Ask, t *target) bool {
-	if r.endpoints == nil && r.unless == nil {
-		return anyMatch(r.resources, a.Resource)
-	}
-	if !t.plain { // what cannot be read as an endpoint is in no Allow and in every Deny
+	switch {
+	case a.Action == NetworkEgress && !t.plain: // what cannot be read as an endpoint is in no Allow and in every Deny
 		return r.deny
+	case a.Action == NetworkEgress && r.resources != nil:
+		return slices.ContainsFunc(t.spellings(a.Resource, r.deny), func(s string) bool { return anyMatch(r.resources, s) })
+	case r.endpoints == nil && r.unless == nil:
+		return anyMatch(r.resources, a.Resource)
 	}
 	if r.unless != nil {
 		return !anyReaches(r.unless, t)
