@@ -147,6 +147,10 @@ func (x *exchange) authenticate() *code.Denial {
 // and nothing leaves that is not recorded.
 func (x *exchange) admit(ctx context.Context, body []byte) (*extprocv3.CommonResponse, *code.Denial) {
 	now := x.gate.cfg.Now()
+	// A body may take its time to arrive; what was withdrawn meanwhile does not leave.
+	if d := x.stillTrusted(); d != nil {
+		return nil, d
+	}
 	if int64(len(body)) > x.gate.cfg.MaxBodyBytes {
 		return nil, code.Deny(code.PayloadTooLarge, "%d bytes; the limit is %d", len(body), x.gate.cfg.MaxBodyBytes)
 	}

@@ -2,7 +2,9 @@ package gate
 
 import (
 	"context"
+	"fmt"
 	"hash"
+	"runtime/debug"
 	"time"
 
 	"sallyport/extproc/dialect"
@@ -76,6 +78,13 @@ func (x *exchange) close() {
 func (x *exchange) recordCut(reason string) {
 	ctx, cancel := context.WithTimeout(context.Background(), cutTimeout)
 	defer cancel()
+	// One call's fault must not end the process, and with it all other calls.
+	defer func() {
+		if p := recover(); p != nil {
+			x.gate.metrics.panics.Inc()
+			x.gate.cfg.Log.Error("recording a cut call panicked", "receipt", x.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
 	c := x.completion(record.Cut, reason)
 	if err := x.gate.cfg.Signer.Complete(ctx, x.intent, c); err != nil {
 		// The intent is in the log: the signer itself will mark it as cut when it recovers.

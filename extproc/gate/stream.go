@@ -59,7 +59,12 @@ func streamEnd(x *exchange, err error) error {
 }
 
 // panicked refuses where a refusal can still be said, and withholds the answer where not.
-func (x *exchange) panicked(stream extprocv3.ExternalProcessor_ProcessServer) error {
+func (x *exchange) panicked(stream extprocv3.ExternalProcessor_ProcessServer) (err error) {
+	defer func() {
+		if recover() != nil { // the refusal panics too
+			err = status.Error(codes.Internal, "internal fault")
+		}
+	}()
 	if !x.phase.verdictGiven() {
 		if err := stream.Send(x.refuse(code.Deny(code.GateInternal, ""))); err == nil {
 			return nil
