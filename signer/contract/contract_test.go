@@ -28,7 +28,7 @@ func parse(t testing.TB, text string) *contract.Contract {
 	t.Helper()
 	c, err := contract.Parse([]byte(text))
 	if err != nil {
-		t.Fatalf("%v\n%s", err, text)
+		t.Fatalf("%v\n%.400s", err, text)
 	}
 	return c
 }
@@ -148,5 +148,21 @@ func TestSchemasAreDescribed(t *testing.T) {
 		if s.Title == "" || s.Description == "" || s.Closed == nil || *s.Closed {
 			t.Errorf("%s: %+v", k, s)
 		}
+	}
+}
+
+// The README teaches by one example; it is the file that it names.
+func TestReadmeExample(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(text), "```json\n")
+	block, _, closed := strings.Cut(rest, "```")
+	if !found || !closed {
+		t.Fatal("no example")
+	}
+	if got, want := parse(t, block).Hash, example(t, "tools").Hash; got != want {
+		t.Errorf("the README's contract is %s, the file's %s", got, want)
 	}
 }

@@ -83,3 +83,45 @@ func TestEndpointCoversIsSound(t *testing.T) {
 		t.Error("no endpoint covered another; the test proves nothing")
 	}
 }
+
+// Every pair of names, and every pair of paths, over all that they could differ on.
+func TestEndpointCoversOverAll(t *testing.T) {
+	var names, paths []endpoint
+	for _, host := range []string{"x.com", "a.x.com", "xx.com"} {
+		for _, e := range []EgressRule{{Host: host}, {Host: host, Subdomains: true}, {Host: host, OnlySubdomains: true}} {
+			names = append(names, endpointsOf(e)...)
+		}
+	}
+	for _, prefix := range []string{"/", "/v", "/v/", "/v/a", "/w"} {
+		paths = append(paths, endpointsOf(EgressRule{Host: "x.com", PathPrefixes: []string{prefix}})...)
+	}
+	for _, path := range []string{"/v/*", "/v/**", "/v*", "/v**", "/v", "/**", "/v/a", "**", "/*/a"} {
+		paths = append(paths, endpointOf(Binding{Host: "x.com", Path: path}))
+	}
+	check := func(list []endpoint, targets []target) {
+		for i := range list {
+			for j := range list {
+				e, f := &list[i], &list[j]
+				all := true
+				for k := range targets {
+					all = all && (!f.match(&targets[k]) || e.match(&targets[k]))
+				}
+				if e.covers(f) && !all {
+					t.Errorf("%s is said to cover %s", e, f)
+				}
+				if i == j && !e.covers(f) {
+					t.Errorf("%s does not cover itself", e)
+				}
+			}
+		}
+	}
+	var hosts, ways []target
+	for _, host := range []string{"x.com", "a.x.com", "b.x.com", "b.a.x.com", "xx.com", "a.xx.com"} {
+		hosts = append(hosts, target{true, "GET", host, "/", 443})
+	}
+	for _, path := range []string{"/", "/v", "/v/", "/v/a", "/v/a/b", "/vx", "/vx/y", "/w", "/w/a"} {
+		ways = append(ways, target{true, "GET", "x.com", path, 443})
+	}
+	check(names, hosts)
+	check(paths, ways)
+}

@@ -2,6 +2,7 @@ package contract_test
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -142,7 +143,46 @@ func TestDiffOfTerms(t *testing.T) {
 			t.Errorf("%s: %+v", x.name, got)
 		}
 	}
-	if got := contract.Diff(example(t, "enterprise"), example(t, "v1")); !widens(got) {
-		t.Errorf("another dialect that names no secret classes: %+v", got)
+	toV1 := contract.Diff(example(t, "enterprise"), example(t, "v1"))
+	if !slices.ContainsFunc(toV1, func(c contract.Change) bool { return c.Widens && c.Path == "$.secrets.allowed_secret_classes" }) {
+		t.Errorf("a dialect that names no secret classes: %+v", toV1)
+	}
+	bound := `{"tools":{"allow":["tool:x","tool:z"],"deny":["tool:http.request"],"bindings":{"tool:x":{"host":"x.com"},"tool:z":{"host":"z.com"}}}}`
+	unbound := strings.Replace(bound, `,"tool:z":{"host":"z.com"}`, "", 1)
+	if got := contract.Diff(enterprise(t, bound), enterprise(t, unbound)); widens(got) || len(got) < 2 {
+		t.Errorf("fewer exceptions from tool:http.request: %+v", got)
+	}
+	if got := contract.Diff(enterprise(t, unbound), enterprise(t, bound)); !slices.ContainsFunc(got, func(c contract.Change) bool {
+		return c.Widens && strings.HasPrefix(c.Message, "removes: deny side_effect:network_egress on every endpoint but")
+	}) {
+		t.Errorf("more exceptions from tool:http.request: %+v", got)
+	}
+}
+
+func TestDiffOfConditions(t *testing.T) {
+	const (
+		head  = `"actions":["model:invoke"],"resources":["openai/**"]`
+		one   = `,"conditions":{"StringEquals":{"Agent:DID":"a"}}`
+		two   = `,"conditions":{"StringEquals":{"Agent:DID":"a","Context:Hour":"12"}}`
+		other = `,"conditions":{"StringEquals":{"Agent:DID":"b"}}`
+	)
+	for _, x := range []struct {
+		name, old, new string
+		allowing, deny bool // whether the edit widens in an Allow, in a Deny
+	}{
+		{"dropped", one, "", true, false},
+		{"added", "", one, false, true},
+		{"one more", one, two, false, true},
+		{"one less", two, one, true, false},
+		{"another", one, other, true, true},
+	} {
+		allow := func(when string) string { return `{"sid":"A","effect":"Allow",` + head + when + `}` }
+		deny := func(when string) string { return allowAll + `,{"sid":"D","effect":"Deny",` + head + when + `}` }
+		if got := contract.Diff(statements(t, allow(x.old)), statements(t, allow(x.new))); widens(got) != x.allowing {
+			t.Errorf("%s in an Allow: %+v", x.name, got)
+		}
+		if got := contract.Diff(statements(t, deny(x.old)), statements(t, deny(x.new))); widens(got) != x.deny {
+			t.Errorf("%s in a Deny: %+v", x.name, got)
+		}
 	}
 }
