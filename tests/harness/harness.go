@@ -37,6 +37,7 @@ type Ready struct {
 
 // Options chooses what to start. The zero value is the embedded default with the test's own upstream.
 type Options struct {
+	BuiltIn  bool   // the built-in model and the default upstreams instead of the test's own
 	Weaken   string // build with the weaken tag and take this defence away
 	RedisURL string // "" for the embedded store
 	Replicas int    // ext_proc processes; 0 means one
@@ -122,11 +123,16 @@ func (s *System) config(o Options) string {
 	if o.EvidenceDir != "" {
 		dir = ", dir: " + o.EvidenceDir
 	}
-	fmt.Fprintf(&b, "evidence: {mode: %s%s}\nextproc: {replicas: %d}\nloopback_model: {enabled: false}\n", mode, dir, replicas)
+	fmt.Fprintf(&b, "evidence: {mode: %s%s}\nextproc: {replicas: %d}\nenvoy: {dir: %q}\n", mode, dir, replicas, filepath.Join(Root(), ".tools"))
 	if o.RedisURL != "" {
 		fmt.Fprintf(&b, "redis_url: %s\n", o.RedisURL)
 	}
-	b.WriteString("upstreams:\n")
+	if o.BuiltIn {
+		fmt.Fprintf(&b, "loopback_model: {listen: %q}\n", FreeAddr(s.t))
+		b.WriteString(o.Extra)
+		return b.String()
+	}
+	b.WriteString("loopback_model: {enabled: false}\nupstreams:\n")
 	for _, u := range []struct{ name, provider, dialect, class string }{
 		{"openai", "openai", "openai", "openai_key"}, {"anthropic", "anthropic", "anthropic", "anthropic_key"},
 		{"gemini", "google", "gemini", "gemini_key"}, {"openrouter", "openrouter", "openai", "openrouter_key"},
