@@ -118,6 +118,19 @@ func TestCut(t *testing.T) {
 	}
 }
 
+// A client that goes away at the very end does not take the receipt with it.
+func TestClientGoneAtTheReceipt(t *testing.T) {
+	f := newFixture(t)
+	k := f.allowed()
+	k.must("response headers", ok())
+	f.recorder.onComplete = func() error { k.hangUp(); return nil }
+	k.must("response body", responseBody("{}", true))
+	_ = k.result()
+	if c := f.recorder.completion(t); c.Outcome != record.Completed || len(f.recorder.done) != 0 {
+		t.Errorf("completion %+v", c)
+	}
+}
+
 // The verdict may be lost on its way: the intent is recorded, so the call must be settled.
 func TestVerdictCannotBeSent(t *testing.T) {
 	f := newFixture(t)

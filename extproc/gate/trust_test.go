@@ -37,6 +37,27 @@ func TestContractIsFetchedOnce(t *testing.T) {
 	}
 }
 
+// A caller may find nothing, and find the contract fetched by another before it asks itself.
+func TestContractFetchedMeanwhile(t *testing.T) {
+	f := newFixture(t)
+	hash, c := f.contract.PayloadHashB64u, f.gate.contracts
+	c.bad[hash] = badContract{denial: code.Deny(code.RegistryDown, ""), until: start.Add(-time.Second)}
+	meanwhile := func() { _, _ = c.get(context.Background(), hash) }
+	c.now = func() time.Time { // asked between the look at the cache and the fetch
+		do := meanwhile
+		if meanwhile = nil; do != nil {
+			do()
+		}
+		return start
+	}
+	if got, d := c.get(context.Background(), hash); got == nil {
+		t.Error(d)
+	}
+	if n := f.registry.calls.Load(); n != 1 {
+		t.Errorf("%d fetches", n)
+	}
+}
+
 // A client that goes away while it waits does not spoil the contract for the others.
 func TestContractFetchOutlivesItsCaller(t *testing.T) {
 	f := newFixture(t)
@@ -74,7 +95,7 @@ func TestFailedFetchIsRemembered(t *testing.T) {
 			hash := f.contract.PayloadHashB64u
 			get(hash, tc.want, 1)
 			f.registry.fetch = real
-			f.clock.forward(refusalMemory - 1)
+			f.clock.forward(time.Second - 1)
 			get(hash, tc.want, 1)
 			get(unknown, code.WPCNotFound, 2) // another hash is not meant
 			f.clock.forward(1)
