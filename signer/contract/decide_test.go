@@ -154,6 +154,20 @@ const (
 	on       = `"actions":["model:invoke"],"resources":["*"]`
 )
 
+// A tool that is allowed on its own and denied by name: no other spelling of its path leads around the Deny.
+func TestDeniedToolOnAnOpenHost(t *testing.T) {
+	c := enterprise(t, `{"tools":{"allow":["tool:admin"],"deny":["tool:admin"],"bindings":{"tool:admin":{"host":"x.com","path":"/admin/**"}}},"egress":{"default":"deny","rules":[{"host":"x.com"}]}}`)
+	for resource, want := range map[string]code.Code{
+		"GET x.com/a": allowed, "GET x.com/a%20b": allowed,
+		"GET x.com/admin/x": code.PolicyStatementDenied, "GET x.com/%61dmin/x": code.PolicyStatementDenied,
+		"GET X.com/admin/x": code.PolicyStatementDenied, "GET x.com/./admin/x": code.PolicyStatementDenied,
+	} {
+		if v := c.Decide(ask(contract.NetworkEgress, resource), now); outcome(v) != want {
+			t.Errorf("%s: %v", resource, v.Denial)
+		}
+	}
+}
+
 // What upstream would let pass, or would do to a Deny, is told in README.md with the same names.
 func TestSaferThanUpstream(t *testing.T) {
 	without := func(key string) contract.Ask {

@@ -76,6 +76,7 @@ func (e *endpoint) String() string {
 type target struct {
 	plain              bool // it could be read, and its path has no two readings
 	method, host, path string
+	decoded            string // path with its escapes undone
 	port               int
 }
 
@@ -97,7 +98,9 @@ func parseTarget(resource string) (t target) {
 		return t // folding could make another name of it (k of the Kelvin sign)
 	}
 	t.host = strings.TrimSuffix(strings.ToLower(t.host), ".")
-	t.plain = strings.ToUpper(method) == method && plainHost(t.host) && plainPath(t.path)
+	decoded, err := url.PathUnescape(t.path)
+	t.decoded = decoded
+	t.plain = err == nil && readable(decoded) && strings.ToUpper(method) == method && plainHost(t.host) && plainPath(t.path)
 	return t
 }
 
@@ -111,8 +114,8 @@ func plainHost(h string) bool {
 // it came, and the path with its escapes undone, so that no other way to write the place leads around it.
 func (t *target) spellings(resource string, deny bool) []string {
 	paths := []string{t.path}
-	if decoded, err := url.PathUnescape(t.path); deny && err == nil && decoded != t.path {
-		paths = append(paths, decoded)
+	if deny && t.decoded != t.path {
+		paths = append(paths, t.decoded)
 	}
 	var out []string
 	if deny {
@@ -127,8 +130,8 @@ func (t *target) spellings(resource string, deny bool) []string {
 	return out
 }
 
-// plainPath says whether a path has only one reading: no empty or dot segments, no encoded dot, slash, backslash or
-// percent sign, no parameters, query or fragment.
+// plainPath says whether a path has only one reading: no empty or dot segments, no encoded dot, slash, backslash,
+// semicolon or percent sign, escapes in capitals (RFC 3986, 6.2.2.1), no parameters, query or fragment.
 func plainPath(p string) bool {
 	if p == "" || p[0] != '/' || strings.Contains(p, "//") {
 		return false
@@ -138,7 +141,7 @@ func plainPath(p string) bool {
 		case '\\', ';', '?', '#', ' ':
 			return false
 		case '%':
-			if i+2 >= len(p) || slices.Contains([]string{"2e", "2f", "5c", "25", "3b"}, strings.ToLower(p[i+1:i+3])) {
+			if i+2 >= len(p) || p[i+1:i+3] != strings.ToUpper(p[i+1:i+3]) || slices.Contains([]string{"2E", "2F", "5C", "25", "3B"}, p[i+1:i+3]) {
 				return false
 			}
 		case '/':

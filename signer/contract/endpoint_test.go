@@ -8,7 +8,7 @@ import (
 
 func TestPlainPath(t *testing.T) {
 	for path, want := range map[string]bool{
-		"/": true, "/a/b": true, "/a/": true, "/a%20b": true, "/...": true, "/.well-known": true, "/a.": true,
+		"/": true, "/a/b": true, "/a/": true, "/a%20b": true, "/a%C3%A9": true, "/a%c3%a9": false, "/...": true, "/.well-known": true, "/a.": true,
 		"": false, "a": false, "//": false, "/a//b": false, "/.": false, "/..": false, "/a/./b": false, "/a/..": false,
 		"/a%2eb": false, "/a%2Fb": false, "/a%5cb": false, "/%252e": false, "/a%3Bb": false, "/a;b": false, "/a\\b": false, "/a?b": false, "/a#b": false, "/%": false, "/%2": false,
 	} {
@@ -20,21 +20,28 @@ func TestPlainPath(t *testing.T) {
 
 func TestParseTarget(t *testing.T) {
 	for resource, want := range map[string]target{
-		"GET a.com/":            {true, "GET", "a.com", "/", 443},
-		"GET A.com.:8443/x":     {true, "GET", "a.com", "/x", 8443},
-		"GET [::1]/x":           {true, "GET", "[::1]", "/x", 443},
-		"GET [::1]:80/x":        {true, "GET", "[::1]", "/x", 80},
-		"GET a.com:443443/x":    {false, "GET", "a.com:443443", "/x", 443},
-		"GET a.com":             {},
-		"GET /x":                {},
-		"a.com/x":               {},
-		" a.com/x":              {},
-		"GET ./x":               {false, "GET", "", "/x", 443},
-		"GET user@a.com/x":      {false, "GET", "user@a.com", "/x", 443},
-		"GET b.com/ a.com/x":    {false, "GET", "b.com", "/ a.com/x", 443},
-		"GET b.com?x=a.com/..x": {false, "GET", "b.com?x=a.com", "/..x", 443},
+		"GET a.com/":           {true, "GET", "a.com", "/", "/", 443},
+		"GET A.com.:8443/x":    {true, "GET", "a.com", "/x", "/x", 8443},
+		"GET a.com/%61%C3%A9":  {true, "GET", "a.com", "/%61%C3%A9", "/aé", 443},
+		"GET [::1]/x":          {true, "GET", "[::1]", "/x", "/x", 443},
+		"GET [::1]:80/x":       {true, "GET", "[::1]", "/x", "/x", 80},
+		"GET a.com:443443/x":   {},
+		"GET a.com":            {},
+		"GET /x":               {},
+		"a.com/x":              {},
+		" a.com/x":             {},
+		"GET ./x":              {},
+		"GET .a.com/x":         {},
+		"GET a..com/x":         {},
+		"GET user@a.com/x":     {},
+		"GET b.com/ a.com/x":   {},
+		"GET b.com?x=a.com/.x": {},
+		"GET a.com/%zz":        {},
+		"GET a.com/%0A":        {},
+		"GET a.com/%C3":        {},
+		"get a.com/x":          {},
 	} {
-		if got := parseTarget(resource); got != want {
+		if got := parseTarget(resource); got.plain != want.plain || got.plain && got != want {
 			t.Errorf("%q: got %+v, want %+v", resource, got, want)
 		}
 	}
@@ -70,7 +77,7 @@ func TestEndpointCoversIsSound(t *testing.T) {
 		covered++
 		for range 10 {
 			x := target{true, rapid.SampledFrom([]string{"GET", "POST"}).Draw(t, "method"), rapid.SampledFrom([]string{"x.com", "a.x.com", "b.a.x.com"}).Draw(t, "host"),
-				rapid.SampledFrom([]string{"/", "/v1", "/v1/", "/v1/a", "/v1/a/b", "/v1x", "/v2/a"}).Draw(t, "path"), rapid.SampledFrom([]int{443, 80}).Draw(t, "port")}
+				rapid.SampledFrom([]string{"/", "/v1", "/v1/", "/v1/a", "/v1/a/b", "/v1x", "/v2/a"}).Draw(t, "path"), "", rapid.SampledFrom([]int{443, 80}).Draw(t, "port")}
 			if f.match(&x) && !e.match(&x) {
 				t.Fatalf("%s is said to cover %s, but not on %+v", e.String(), f.String(), x)
 			}
@@ -117,10 +124,10 @@ func TestEndpointCoversOverAll(t *testing.T) {
 	}
 	var hosts, ways []target
 	for _, host := range []string{"x.com", "a.x.com", "b.x.com", "b.a.x.com", "xx.com", "a.xx.com"} {
-		hosts = append(hosts, target{true, "GET", host, "/", 443})
+		hosts = append(hosts, target{true, "GET", host, "/", "/", 443})
 	}
 	for _, path := range []string{"/", "/v", "/v/", "/v/a", "/v/a/b", "/vx", "/vx/y", "/w", "/w/a"} {
-		ways = append(ways, target{true, "GET", "x.com", path, 443})
+		ways = append(ways, target{true, "GET", "x.com", path, path, 443})
 	}
 	check(names, hosts)
 	check(paths, ways)

@@ -61,7 +61,15 @@ func (r *rule) reaches(a *Ask, t *target) bool {
 	if r.unless != nil {
 		return !anyReaches(r.unless, t)
 	}
-	return anyReaches(r.endpoints, t)
+	if anyReaches(r.endpoints, t) {
+		return true
+	}
+	if !r.deny || t.decoded == t.path {
+		return false
+	}
+	decoded := *t // an escape must not lead around a Deny
+	decoded.path = t.decoded
+	return anyReaches(r.endpoints, &decoded)
 }
 
 func anyMatch(globs []glob, s string) bool {
