@@ -24,6 +24,9 @@ const attributesNamespace = "envoy.filters.http.ext_proc"
 // runID is what a client may send as X-Run-Id and X-Idempotency-Key.
 var runID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
 
+// eventHash is what a client that records for itself may send as X-Event-Hash (WIRE 6.1).
+var eventHash = regexp.MustCompile(`^[A-Za-z0-9_-]{8,128}$`)
+
 // requestHeaders is the first half of the way in: everything that can be refused without the body is refused before
 // Envoy buffers one.
 func (x *exchange) requestHeaders(ctx context.Context, req *extprocv3.ProcessingRequest, h *extprocv3.HttpHeaders) *extprocv3.ProcessingResponse {
@@ -136,6 +139,8 @@ func (x *exchange) authenticate() *code.Denial {
 		return code.Deny(code.PolicyHashMismatch, "")
 	case r.runID != "" && !runID.MatchString(r.runID):
 		return code.Deny(code.InvalidRequest, "X-Run-Id must be 1 to 128 of A-Z a-z 0-9 . _ : -")
+	case r.eventHash != "" && !eventHash.MatchString(r.eventHash):
+		return code.Deny(code.InvalidRequest, "X-Event-Hash must be 8 to 128 of base64url")
 	case r.idempotencyKey != "" && !runID.MatchString(r.idempotencyKey):
 		return code.Deny(code.InvalidRequest, "X-Idempotency-Key must be 1 to 128 of A-Z a-z 0-9 . _ : -")
 	}

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"encoding/base64"
+	"slices"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -218,13 +219,17 @@ func (r *request) scopedToken() (string, *code.Denial) {
 	return tok, nil
 }
 
-// stripCopies strips every further header that holds the token: agents send their key in more places than one thinks,
+// stripCopies strips every further header and query parameter that holds the token: agents send their key in more places than one thinks,
 // and where it is not swapped it must not go.
 func (r *request) stripCopies(token string) {
 	for _, h := range r.rest {
 		if strings.Contains(headerValue(h), token) {
 			r.strip = append(r.strip, h.GetKey())
 		}
+	}
+	if strings.Contains(r.query, token) {
+		pairs := slices.DeleteFunc(strings.Split(r.query, "&"), func(pair string) bool { return strings.Contains(pair, token) })
+		r.query = strings.Join(pairs, "&")
 	}
 }
 

@@ -27,6 +27,10 @@ const (
 	patience = 300 * time.Millisecond
 	// flushTime bounds the hand-over of queued refusals at the end.
 	flushTime = time.Second
+	// disownTimeout bounds the effort to settle an intent that nobody waits for.
+	disownTimeout = 30 * time.Second
+	// emptyHash is the base64url SHA-256 of nothing.
+	emptyHash = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"
 )
 
 // ErrNotRecorded is wrapped by every error of Intent and Complete: the record may not be in the log.
@@ -238,16 +242,40 @@ func (c *Client) Intent(ctx context.Context, i *record.Intent) error {
 		return fmt.Errorf("%w: %w", ErrNotRecorded, err)
 	}
 	l, err := c.current(ctx, patience)
-	if err == nil {
-		err = l.call(ctx, c.next.Add(1), wire.Intent, payload)
-	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRecorded, err)
 	}
+	// Claimed from the start: a connection lost between the record and its acknowledgement must not cut a call that goes on.
+	c.mark(i.ID, true)
+	if err = l.call(ctx, c.next.Add(1), wire.Intent, payload); err == nil {
+		return nil
+	}
+	c.mark(i.ID, false)
+	if ctx.Err() != nil {
+		go c.disown(i)
+	}
+	return fmt.Errorf("%w: %w", ErrNotRecorded, err)
+}
+
+// mark notes whether this process carries the call.
+func (c *Client) mark(id string, open bool) {
 	c.mu.Lock()
-	c.open[i.ID] = struct{}{}
-	c.mu.Unlock()
-	return nil
+	defer c.mu.Unlock()
+	if open {
+		c.open[id] = struct{}{}
+		return
+	}
+	delete(c.open, id)
+}
+
+// disown settles an intent whose acknowledgement came too late: it may be in the log, and its call does not leave.
+func (c *Client) disown(i *record.Intent) {
+	ctx, cancel := context.WithTimeout(context.Background(), disownTimeout)
+	defer cancel()
+	_ = c.Complete(ctx, i, &record.Completion{
+		ID: i.ID, TimeMS: i.TimeMS, Outcome: record.Cut, ResponseHash: emptyHash,
+		Reason: "the intent was acknowledged too late; the call did not leave",
+	}) // if it cannot be said, the signer settles the call when this connection ends
 }
 
 // Complete settles a call, waiting over a loss of the signer as long as ctx allows. nil means that the signed receipt is
@@ -264,11 +292,11 @@ func (c *Client) Complete(ctx context.Context, i *record.Intent, done *record.Co
 		}
 		switch {
 		case err == nil:
-			c.mu.Lock()
-			delete(c.open, i.ID)
-			c.mu.Unlock()
+			c.mark(i.ID, false)
 			return nil
 		case !errors.Is(err, errLost):
+			// Given up: not claimed any more, so that the signer settles it.
+			c.mark(i.ID, false)
 			return fmt.Errorf("%w: %w", ErrNotRecorded, err)
 		}
 	}

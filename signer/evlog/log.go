@@ -99,6 +99,10 @@ func Open(dir string, opt Options) (*Log, Recovered, error) {
 		_ = lock.Close()
 		return nil, rec, err
 	}
+	if err := syncSegments(dir); err != nil {
+		_ = lock.Close()
+		return nil, rec, err
+	}
 	l := &Log{dir: dir, opt: opt, lock: lock, next: rec.Next}
 	l.wake = sync.NewCond(&l.mu)
 	if err := l.roll(); err != nil {
@@ -215,7 +219,10 @@ func (l *Log) writeBatch(batch []*item) {
 // writeOnce writes the buffer, all or nothing: what a failed write left is cut off again, so that the next attempt, when
 // the disk has room again, continues a sound file.
 func (l *Log) writeOnce(records uint64) error {
-	if l.size >= l.opt.SegmentBytes {
+	if err := l.sync.broken(); err != nil {
+		return err
+	}
+	if l.size >= l.opt.SegmentBytes && l.size > headerSize {
 		if err := l.roll(); err != nil {
 			return err
 		}
@@ -261,6 +268,11 @@ func (l *Log) settle(batch []*item, err error) {
 // roll begins the next segment. The old one is synced first, and the directory after, so that no segment can be missing
 // between two that exist.
 func (l *Log) roll() error {
+	if l.seg != nil {
+		if err := l.seg.Sync(); err != nil {
+			return fmt.Errorf("evidence log: %w", err)
+		}
+	}
 	name := filepath.Join(l.dir, segmentName(l.next))
 	f, err := l.opt.open(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
@@ -285,6 +297,19 @@ func (l *Log) roll() error {
 }
 
 func segmentName(first uint64) string { return fmt.Sprintf("%020d.seg", first) }
+
+// syncSegments makes what an earlier process wrote and did not sync durable before anything is put behind it.
+func syncSegments(dir string) error {
+	names, err := segments(dir)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	f, err := os.Open(filepath.Join(dir, names[len(names)-1]))
+	if err != nil {
+		return fmt.Errorf("evidence log: %w", err)
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
 
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

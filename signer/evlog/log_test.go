@@ -141,6 +141,84 @@ func TestFlippedBitIsNamed(t *testing.T) {
 	}
 }
 
+// TestFlippedLengthIsNotATear: a length that reaches past the end must not take the sound records behind it along.
+func TestFlippedLengthIsNotATear(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := openT(t, dir, Options{})
+	for i := range 10 {
+		if err := l.AppendWait(KindReceipt, fmt.Appendf(nil, `{"record":%d}`, i), Synced); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	names, _ := segments(dir)
+	path := filepath.Join(dir, names[0])
+	data, _ := os.ReadFile(path)
+	data[headerSize+1] ^= 0x08 // half a MiB longer
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readAll(t, dir); !errors.Is(err, ErrDamaged) {
+		t.Errorf("reader: %v", err)
+	}
+	if _, rec, err := Open(dir, Options{}); !errors.Is(err, ErrDamaged) {
+		t.Errorf("opened, with %+v: %v", rec, err)
+	}
+}
+
+// TestUnwrittenTail: the last record's bytes never arrived, which shows as zeros after a power cut.
+func TestUnwrittenTail(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := openT(t, dir, Options{})
+	for i := range 2 {
+		if err := l.AppendWait(KindReceipt, fmt.Appendf(nil, `{"record":%d}`, i), Written); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	names, _ := segments(dir)
+	path := filepath.Join(dir, names[0])
+	data, _ := os.ReadFile(path)
+	clear(data[len(data)-6:])
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, rec, err := Open(dir, Options{})
+	if err != nil || rec.Next != 1 {
+		t.Fatalf("%+v, %v", rec, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMissingSegmentIsNamed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := openT(t, dir, Options{SegmentBytes: 1})
+	for i := range 5 {
+		if err := l.AppendWait(KindReceipt, fmt.Appendf(nil, `{"record":%d}`, i), Synced); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	names, _ := segments(dir)
+	if err := os.Remove(filepath.Join(dir, names[len(names)/2])); err != nil {
+		t.Fatal(err)
+	}
+	if err := Read(dir, func(Entry) error { return nil }); !errors.Is(err, ErrDamaged) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // faulty fails its writes after some bytes while broken is set.
 type faulty struct {
 	file

@@ -40,9 +40,14 @@ func Read(dir string, visit func(Entry) error) error {
 		return err
 	}
 	var damage []error
+	var expect uint64
 	for i, name := range names {
 		last := i == len(names)-1
-		_, _, err := readSegment(dir, name, visit)
+		first, next, err := readSegmentFrom(dir, name, visit)
+		if i > 0 && first != expect && !errors.Is(err, errTorn) {
+			damage = append(damage, fmt.Errorf("%w: segment %s begins with record %d, and the one before ends before record %d: records are missing", ErrDamaged, name, first, expect))
+		}
+		expect = next
 		var stop stopped
 		switch {
 		case err == nil:
@@ -80,6 +85,15 @@ func segments(dir string) ([]string, error) {
 	return names, nil
 }
 
+// readSegmentFrom visits one segment and says with which record it begins and which would come next.
+func readSegmentFrom(dir, name string, visit func(Entry) error) (first, next uint64, err error) {
+	if _, err := fmt.Sscanf(name, "%020d.seg", &first); err != nil {
+		return 0, 0, fmt.Errorf("%w: segment %s has no sequence number for a name", ErrDamaged, name)
+	}
+	_, next, err = readSegment(dir, name, visit)
+	return first, next, err
+}
+
 // readSegment visits one segment. good is the length of its sound part, next the sequence after its last sound record.
 func readSegment(dir, name string, visit func(Entry) error) (good int64, next uint64, err error) {
 	data, err := os.ReadFile(filepath.Join(dir, name))
@@ -94,9 +108,7 @@ func readSegment(dir, name string, visit func(Entry) error) (good int64, next ui
 	for int(good) < len(data) {
 		kind, payload, size, err := parseRecord(data[good:])
 		if err != nil {
-			if tailIsTorn(data[good:], err) {
-				err = errTorn
-			}
+			err = errDamagedUnless(tailIsTorn(data[good:], err), err)
 			return good, next, fmt.Errorf("segment %s, offset %d: %w", name, good, err)
 		}
 		if err := visit(Entry{next, kind, payload, name, good}); err != nil {
@@ -108,18 +120,27 @@ func readSegment(dir, name string, visit func(Entry) error) (good int64, next ui
 	return good, next, nil
 }
 
-// tailIsTorn tells a write that a crash cut short from damage: the record reaches past the end of the file, ends exactly
-// there with bytes that never arrived, or nothing but zeros follows, as file systems leave them after a power cut.
-func tailIsTorn(rest []byte, err error) bool {
-	if errors.Is(err, errTorn) {
-		return true
+// errDamagedUnless turns a record that reaches past the end into damage where it is not the mark of a crash.
+func errDamagedUnless(torn bool, err error) error {
+	switch {
+	case torn:
+		return errTorn
+	case errors.Is(err, errTorn):
+		return fmt.Errorf("%w: length", ErrDamaged)
 	}
-	for _, b := range rest {
-		if b != 0 {
+	return err
+}
+
+// tailIsTorn tells a write that a crash cut short from damage. Nothing sound may follow: a flipped bit in a length would
+// otherwise take whole records with it. Then the record must reach past the end of the file, or its last bytes must
+// never have arrived, which file systems show as zeros after a power cut; no payload ends in one.
+func tailIsTorn(rest []byte, err error) bool {
+	for i := 1; i+recordHead <= len(rest); i++ {
+		if k, payload, _, err := parseRecord(rest[i:]); err == nil && len(payload) > 0 && k >= KindIntent && k <= KindControl {
 			return false
 		}
 	}
-	return true
+	return errors.Is(err, errTorn) || rest[len(rest)-1] == 0
 }
 
 // findEnd finds where to go on. Only the last segment may be torn; it is cut at its last sound record.

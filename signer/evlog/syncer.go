@@ -38,6 +38,14 @@ func (s *syncer) add(f file, waiting []func(error)) {
 	}
 }
 
+// broken is the failed sync that ended this log, or nil. What was written before may be lost with the machine, so nothing
+// more is taken until a new process has read what is really there.
+func (s *syncer) broken() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed
+}
+
 // retire takes over a segment that will not be written any more: it is synced once more and closed.
 func (s *syncer) retire(f file) {
 	s.mu.Lock()

@@ -117,7 +117,7 @@ func Build(i *record.Intent, c *record.Completion, gatewayID string) (*Payload, 
 			ModelIdentityHash: jcs.Hash(canonical),
 			Sallyport: Detail{
 				Action: i.Action, Host: i.Host, Method: i.Method, MissionID: i.MissionID, Outcome: c.Outcome, Path: i.Path,
-				Reason: c.Reason, RequestBytes: i.RequestBytes, Resource: i.Resource, ResponseBytes: c.ResponseBytes,
+				Reason: clip(c.Reason), RequestBytes: i.RequestBytes, Resource: i.Resource, ResponseBytes: c.ResponseBytes,
 				SecretClass: i.SecretClass, Status: c.Status, Stream: i.Stream, Subject: i.Subject, TokenHash: i.TokenHash,
 				TrustVersion: i.TrustVersion, UsageReported: c.UsageReported,
 			},
@@ -125,6 +125,9 @@ func Build(i *record.Intent, c *record.Completion, gatewayID string) (*Payload, 
 	}
 	return p, nil
 }
+
+// clip bounds a reason, so that it cannot make a receipt too large.
+func clip(s string) string { return s[:min(len(s), 512)] }
 
 func bounded(n, most int64) int64 { return min(max(n, 0), most) }
 

@@ -15,17 +15,19 @@ import (
 // call is one intent in the log that has no receipt yet.
 type call struct {
 	intent   *record.Intent
-	owner    *conn     // nil: its process went away
-	orphaned time.Time // since when
-	reason   string    // why it will be cut if nobody settles it; "" for reasonGone
-	settling bool
-	waiting  []func(error) // told when the settlement under way ends
+	owner    *conn          // nil: its process went away
+	orphaned time.Time      // since when
+	reason   string         // why it will be cut if nobody settles it; "" for reasonGone
+	settling record.Outcome // the outcome that is being recorded; "" if none
+	unlogged bool           // its intent is not in the log yet
+	waiting  []func(error)  // told when the settlement under way ends
 }
 
-// job is one settlement on its way to the log. durable says that nobody waits, so that the log's own pace will do.
+// job is one settlement on its way to the log.
 type job struct {
 	intent     *record.Intent
 	completion *record.Completion
+	unlogged   bool // the intent goes into the log first
 }
 
 // maxSettled is how many settled calls are remembered, so that a settlement that is sent again after a lost
@@ -34,29 +36,41 @@ const maxSettled = 1 << 17
 
 // recent remembers the newest ids of a bounded number.
 type recent struct {
-	ids  map[string]struct{}
+	ids  map[string]record.Outcome
 	ring []string
 	at   int
 }
 
 func newRecent(n int) *recent {
-	return &recent{ids: make(map[string]struct{}), ring: make([]string, n)}
+	return &recent{ids: make(map[string]record.Outcome), ring: make([]string, n)}
 }
 
 func (r *recent) has(id string) bool { _, ok := r.ids[id]; return ok }
 
-func (r *recent) add(id string) {
+func (r *recent) add(id string, o record.Outcome) {
 	if old := r.ring[r.at]; old != "" {
 		delete(r.ids, old)
 	}
-	r.ring[r.at], r.ids[id] = id, struct{}{}
+	r.ring[r.at], r.ids[id] = id, o
 	r.at = (r.at + 1) % len(r.ring)
 }
 
-var errTwice = errors.New("the intent's id was used before")
+var (
+	errTwice  = errors.New("the intent's id was used before")
+	errIsCut  = errors.New("the call is already recorded as cut, so its answer must not be released")
+	errTooBig = errors.New("the intent is too large for a receipt")
+)
+
+// maxIntent bounds an intent, in bytes of JSON: what is in it must fit the 16 KiB of a receipt's metadata, and a call
+// whose receipt could not be made must not leave.
+const maxIntent = 12 << 10
 
 // begin writes an intent, then tells done.
 func (s *Service) begin(c *conn, i *record.Intent, raw []byte, done func(error)) {
+	if len(raw) > maxIntent {
+		done(errTooBig)
+		return
+	}
 	s.mu.Lock()
 	if _, open := s.open[i.ID]; open || s.settled.has(i.ID) {
 		s.mu.Unlock()
@@ -78,30 +92,49 @@ func (s *Service) begin(c *conn, i *record.Intent, raw []byte, done func(error))
 	})
 }
 
-// finish settles a call. Settling it again, or while it is being settled, is acknowledged with the outcome of the first.
+// finish settles a call. Settling it again is acknowledged; completing what is recorded as cut is an error, since the
+// answer may only be released if the log says so.
 func (s *Service) finish(set *record.Settlement, done func(error)) {
-	id := set.Intent.ID
+	id, outcome := set.Intent.ID, set.Completion.Outcome
+	contradicts := func(o record.Outcome) bool { return o == record.Cut && outcome == record.Completed }
 	s.mu.Lock()
-	if s.settled.has(id) {
+	if was, settled := s.settled.ids[id]; settled {
 		s.mu.Unlock()
-		done(nil)
+		done(unless(contradicts(was), errIsCut))
 		return
 	}
 	o := s.open[id]
+	if o == nil && outcome == record.Cut {
+		s.mu.Unlock()
+		done(nil) // nothing is in the log of it, and it did not leave
+		return
+	}
 	if o == nil {
-		// Its intent is in the log, since it was acknowledged, but further back than recovery looked.
-		o = &call{intent: set.Intent}
+		// Its intent was acknowledged and is gone from the log all the same: it is written again, so that none is missing.
+		o = &call{intent: set.Intent, unlogged: true}
 		s.open[id] = o
 	}
-	if o.settling {
-		o.waiting = append(o.waiting, done)
+	if contradicts(o.settling) {
+		s.mu.Unlock()
+		done(errIsCut)
+		return
+	}
+	o.waiting = append(o.waiting, done)
+	if o.settling != "" {
 		s.mu.Unlock()
 		return
 	}
-	o.settling, o.waiting = true, append(o.waiting, done)
-	intent := o.intent
+	o.settling = outcome
+	j := job{o.intent, set.Completion, o.unlogged}
 	s.mu.Unlock()
-	s.work <- job{intent, set.Completion}
+	s.work <- j
+}
+
+func unless(bad bool, err error) error {
+	if bad {
+		return err
+	}
+	return nil
 }
 
 // sign makes the receipt and appends it.
@@ -110,6 +143,14 @@ func (s *Service) sign(j job) {
 	if err != nil {
 		s.settledWith(j, err)
 		return
+	}
+	if j.unlogged {
+		intent, err := json.Marshal(j.intent)
+		if err != nil {
+			s.settledWith(j, err)
+			return
+		}
+		s.cfg.Log.Append(evlog.KindIntent, intent, evlog.Written, func(error) {}) // if it fails, so does the receipt behind it
 	}
 	s.cfg.Log.Append(evlog.KindReceipt, raw, s.level(evlog.KindReceipt), func(err error) { s.settledWith(j, err) })
 }
@@ -130,14 +171,14 @@ func (s *Service) settledWith(j job, err error) {
 	s.mu.Lock()
 	o := s.open[j.intent.ID]
 	waiting := o.waiting
-	o.waiting, o.settling = nil, false
+	o.waiting, o.settling = nil, ""
 	if err != nil {
 		// The answer is withheld on this. If its process does not try again, the sweep does, until there is room.
 		o.owner, o.orphaned, o.reason = nil, s.cfg.Now(), reasonFailed
 	}
 	if err == nil {
 		delete(s.open, j.intent.ID)
-		s.settled.add(j.intent.ID)
+		s.settled.add(j.intent.ID, j.completion.Outcome)
 	}
 	s.mu.Unlock()
 	if err != nil {
@@ -202,7 +243,7 @@ func (s *Service) abandoned() []abandonment {
 	defer s.mu.Unlock()
 	var out []abandonment
 	for _, o := range s.open {
-		if o.owner == nil && !o.settling && now.Sub(o.orphaned) >= s.cfg.Grace {
+		if o.owner == nil && o.settling == "" && now.Sub(o.orphaned) >= s.cfg.Grace {
 			reason := o.reason
 			if reason == "" {
 				reason = reasonGone
@@ -245,12 +286,12 @@ func (s *Service) Recover(dir string) (int, error) {
 			}
 			s.open[i.ID] = &call{intent: &i, orphaned: now}
 		case evlog.KindReceipt:
-			id, err := evlog.ReceiptID(e.Payload)
-			if err != nil {
-				return fmt.Errorf("segment %s, offset %d: %w", e.Segment, e.Offset, err)
+			var r struct{ Payload receipt.Payload }
+			if err := json.Unmarshal(e.Payload, &r); err != nil || r.Payload.ReceiptID == "" {
+				return fmt.Errorf("segment %s, offset %d: no receipt: %w", e.Segment, e.Offset, err)
 			}
-			delete(s.open, id)
-			s.settled.add(id)
+			delete(s.open, r.Payload.ReceiptID)
+			s.settled.add(r.Payload.ReceiptID, r.Payload.Metadata.Sallyport.Outcome)
 		case evlog.KindRefusal, evlog.KindControl:
 		}
 		return nil

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -315,6 +316,60 @@ func TestWithheldAnswerIsCutOnceThereIsRoom(t *testing.T) {
 	}
 	r.broken.Store(false)
 	r.await("the call is cut", func() bool { return r.outcomes()[i.ID] == record.Cut })
+}
+
+// TestCutIsFinal: what is recorded as cut cannot be completed, or an answer would be released that the log calls cut.
+func TestCutIsFinal(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Sealed, time.Minute)
+	c, _ := r.client("p")
+	i := intent("rcpt_a")
+	if err := c.Intent(t.Context(), i); err != nil {
+		t.Fatal(err)
+	}
+	cut := &record.Completion{ID: i.ID, Outcome: record.Cut, ResponseHash: emptyHash}
+	if err := c.Complete(t.Context(), i, cut); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Complete(t.Context(), i, completed(i.ID)); !errors.Is(err, client.ErrNotRecorded) {
+		t.Errorf("completed after cut: %v", err)
+	}
+	r.stop()
+	r.start()
+	if err := c.Complete(t.Context(), i, completed(i.ID)); !errors.Is(err, client.ErrNotRecorded) {
+		t.Errorf("completed after cut and a restart: %v", err)
+	}
+	if err := c.Complete(t.Context(), i, cut); err != nil {
+		t.Errorf("cut again: %v", err)
+	}
+}
+
+// TestIntentTooLargeForAReceipt: a call whose receipt could never be made must not leave.
+func TestIntentTooLargeForAReceipt(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Sealed, time.Minute)
+	c, _ := r.client("p")
+	i := intent("rcpt_a")
+	i.Model = strings.Repeat("m", maxIntent)
+	if err := c.Intent(t.Context(), i); !errors.Is(err, client.ErrNotRecorded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestLateIntentIsCut: an intent whose caller gave up is settled although its connection lives on.
+func TestLateIntentIsCut(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Sealed, time.Minute)
+	c, _ := r.client("p")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.Intent(ctx, intent("rcpt_a")); !errors.Is(err, client.ErrNotRecorded) {
+		t.Fatalf("got %v", err)
+	}
+	r.await("the intent is settled, if it is there", func() bool {
+		o, there := r.outcomes()["rcpt_a"]
+		return !there || o == record.Cut
+	})
 }
 
 func TestSignerAway(t *testing.T) {

@@ -32,12 +32,13 @@ func TestCredentialSwap(t *testing.T) {
 		{"anthropic x-api-key", "/v1/messages", "X-Api-Key", "%", "X-Api-Key", harness.Credential("anthropic_key"), anthropic, "/v1/messages"},
 		{"proxied", "/v1/proxy/anthropic", "X-Scoped-Token", "%", "X-Api-Key", harness.Credential("anthropic_key"), anthropic, "/v1/messages"},
 		{"gemini", "/gemini/v1beta/models/gemini-2.0-flash:generateContent", "X-Goog-Api-Key", "%", "X-Goog-Api-Key", harness.Credential("gemini_key"), gemini, "/v1beta/models/gemini-2.0-flash:generateContent"},
+		{"a copy in the query", "/openai/v1/chat/completions?cst=%&api-version=1", "X-Cst", "%", "Authorization", "Bearer " + harness.Credential("openai_key"), nil, "/v1/chat/completions?api-version=1"},
 		{"gemini by query", "/gemini/v1beta/models/gemini-2.0-flash:generateContent?key=%", "X-Unused", "1", "X-Goog-Api-Key", harness.Credential("gemini_key"), gemini, "/v1beta/models/gemini-2.0-flash:generateContent"},
 	}
 	for i, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			// A copy where nobody looks for a token must not leave either.
-			fill := func(f string) string { return strings.Replace(f, "%", token, 1) }
+			fill := func(f string) string { return strings.ReplaceAll(f, "%", token) }
 			a := s.Do(harness.Call{Path: fill(c.path), Header: http.Header{c.in: {fill(c.inFormat)}, "Cookie": {"session=" + token}, "X-Debug": {token}}, Body: c.body})
 			if a.Status != http.StatusOK || a.Receipt() == "" {
 				t.Fatalf("%d %s", a.Status, a.Body)

@@ -115,6 +115,8 @@ func (c *Conn) write() {
 		out, c.queue = c.queue, out[:0]
 		c.cond.Broadcast()
 		c.mu.Unlock()
+		// An end that reads nothing must not hold up those who have something to tell the others.
+		_ = c.nc.SetWriteDeadline(time.Now().Add(Silence))
 		if _, err := c.nc.Write(out); err != nil {
 			c.fail(err)
 			return
