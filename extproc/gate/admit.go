@@ -14,6 +14,7 @@ import (
 	"sallyport/extproc/dialect"
 	"sallyport/extproc/secret"
 	"sallyport/signer/code"
+	"sallyport/signer/jcs"
 	"sallyport/signer/record"
 	"sallyport/signer/weaken"
 )
@@ -208,7 +209,7 @@ func (x *exchange) newIntent(ask decide.Ask, seen dialect.Body, body []byte) *re
 		MissionID: t.MissionID, Subject: t.Sub, TokenHash: t.Hash, TokenScopeHash: t.TokenScopeHash, PolicyHash: t.PolicyHash,
 		Provider: ask.Provider, Model: seen.Model, Action: decide.ModelInvoke, Resource: ask.Resource(),
 		Method: ask.Method, Host: ask.Host, Path: ask.Path, SecretClass: ask.SecretClass,
-		RequestHash: hashB64(body), RequestBytes: int64(len(body)), Stream: seen.Stream || x.dest.call.StreamByPath,
+		RequestHash: jcs.Hash(body), RequestBytes: int64(len(body)), Stream: seen.Stream || x.dest.call.StreamByPath,
 		TrustVersion: x.trust.Version, Peer: x.req.peer,
 	}
 }

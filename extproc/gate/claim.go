@@ -7,6 +7,7 @@ import (
 
 	"sallyport/extproc/replay"
 	"sallyport/signer/code"
+	"sallyport/signer/jcs"
 	"sallyport/signer/record"
 	"sallyport/signer/token"
 )
@@ -85,7 +86,7 @@ func (x *exchange) binder() string {
 // fingerprint tells a repetition of a call from a different call under the same key.
 func (x *exchange) fingerprint() string {
 	i := x.intent
-	return hashB64([]byte(strings.Join([]string{x.dest.Name, i.Method, i.Host, i.Path, i.Model, i.RequestHash, i.RunID, i.EventHash, i.PolicyHash, i.TokenScopeHash}, "\n")))
+	return jcs.Hash([]byte(strings.Join([]string{x.dest.Name, i.Method, i.Host, i.Path, i.Model, i.RequestHash, i.RunID, i.EventHash, i.PolicyHash, i.TokenScopeHash}, "\n")))
 }
 
 // releaseClaim gives an idempotency key back after a call that did not leave. A single-use token stays used: giving it

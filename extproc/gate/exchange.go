@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"hash"
 	"runtime/debug"
-	"time"
 
 	"sallyport/extproc/dialect"
 	"sallyport/signer/client"
@@ -39,7 +38,6 @@ type exchange struct {
 	gate  *Gate
 	id    string
 	phase phase
-	began time.Time
 
 	req      *request
 	dest     *destination
@@ -58,7 +56,7 @@ type exchange struct {
 }
 
 func newExchange(g *Gate) *exchange {
-	return &exchange{gate: g, id: newID("rcpt_"), began: g.cfg.Now()}
+	return &exchange{gate: g, id: newID("rcpt_")}
 }
 
 // close settles an exchange whose stream has ended. A call that left and was not completed is recorded as cut; the

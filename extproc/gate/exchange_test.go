@@ -13,6 +13,7 @@ import (
 
 	"sallyport/extproc/replay"
 	"sallyport/signer/code"
+	"sallyport/signer/jcs"
 	"sallyport/signer/record"
 	"sallyport/signer/token"
 	"sallyport/signer/trust"
@@ -81,11 +82,11 @@ func TestAllowedCall(t *testing.T) {
 	}
 	if i.RunID != "run-1" || i.Model != "gpt-small" || i.Resource != "openai/gpt-small" || i.Host != "api.example" || i.Path != "/v1/chat/completions" ||
 		i.SecretClass != "openai_key" || i.Peer != "192.0.2.7" || i.TokenHash != token.Hash(tok) || i.PolicyHash != f.contract.PayloadHashB64u ||
-		i.RequestHash != hashB64([]byte(goodBody)) || i.RequestBytes != int64(len(goodBody)) || i.TrustVersion != 1 {
+		i.RequestHash != jcs.Hash([]byte(goodBody)) || i.RequestBytes != int64(len(goodBody)) || i.TrustVersion != 1 {
 		t.Errorf("intent %+v", i)
 	}
 	answer := `{"id":"x","usage":{"prompt_tokens":7,"completion_tokens":5}}`
-	if c.Outcome != record.Completed || c.Status != 200 || c.ResponseHash != hashB64([]byte(answer)) || c.ResponseBytes != int64(len(answer)) ||
+	if c.Outcome != record.Completed || c.Status != 200 || c.ResponseHash != jcs.Hash([]byte(answer)) || c.ResponseBytes != int64(len(answer)) ||
 		c.TokensInput != 7 || c.TokensOutput != 5 || !c.UsageReported {
 		t.Errorf("completion %+v", c)
 	}
@@ -152,7 +153,7 @@ func TestDecidedByHeadersAlone(t *testing.T) {
 		t.Errorf("leaves with %q", set)
 	}
 	k.must("response headers", responseHeaders(true, "", ":status", "200")) // an Envoy that gives no details
-	if c := f.recorder.completion(t); c.Outcome != record.Completed || c.ResponseHash != hashB64(nil) {
+	if c := f.recorder.completion(t); c.Outcome != record.Completed || c.ResponseHash != jcs.Hash(nil) {
 		t.Errorf("completion %+v", c)
 	}
 }
@@ -179,11 +180,11 @@ func TestRefusals(t *testing.T) {
 		"no such door, no token":  {func(*fixture) []string { return []string{":path", "/nowhere"} }, "", code.TokenRequired},
 		"another audience":        {withToken(func(c *token.Claims) { c.Aud = token.Audience{"other.example"} }), "", code.TokenBadAudience},
 		"expired":                 {withToken(func(c *token.Claims) { c.Iat, c.Exp = start.Unix()-200, start.Unix()-100 }), "", code.TokenExpired},
-		"bound to a certificate":  {withToken(func(c *token.Claims) { c.Cnf = &token.Confirmation{X5tS256: hashB64(nil)} }), "", code.JobBindingMismatch},
+		"bound to a certificate":  {withToken(func(c *token.Claims) { c.Cnf = &token.Confirmation{X5tS256: jcs.Hash(nil)} }), "", code.JobBindingMismatch},
 		"no pin":                  {withToken(func(c *token.Claims) { c.PolicyHash = "" }), "", code.PolicyRequired},
-		"no such contract":        {withToken(func(c *token.Claims) { c.PolicyHash = hashB64([]byte("none")) }), "", code.WPCNotFound},
+		"no such contract":        {withToken(func(c *token.Claims) { c.PolicyHash = jcs.Hash([]byte("none")) }), "", code.WPCNotFound},
 		"another client":          {plus(clientDIDHeader, "did:web:other.example"), "", code.TokenSubMismatch},
-		"another pin":             {plus(policyHashHeader, hashB64(nil)), "", code.PolicyHashMismatch},
+		"another pin":             {plus(policyHashHeader, jcs.Hash(nil)), "", code.PolicyHashMismatch},
 		"bad run id":              {plus(runIDHeader, "a b"), "", code.InvalidRequest},
 		"bad idempotency key":     {plus(idempotencyHeader, strings.Repeat("a", 129)), "", code.InvalidRequest},
 		"an upgrade":              {plus("upgrade", "websocket"), "", code.UpgradeNotSupported},

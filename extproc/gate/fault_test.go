@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"sallyport/signer/code"
+	"sallyport/signer/jcs"
 	"sallyport/signer/record"
 	"sallyport/signer/token"
 	"sallyport/signer/trust"
@@ -92,13 +93,13 @@ func TestCut(t *testing.T) {
 		clean bool
 		hash  string
 	}{
-		"client gone midway":           {midway, func(k *talk) error { k.hangUp(); return k.result() }, false, hashB64([]byte(chunk))},
-		"stream closed midway":         {midway, (*talk).end, true, hashB64([]byte(chunk))},
-		"client gone before an answer": {func(*talk) {}, func(k *talk) error { k.hangUp(); return k.result() }, false, hashB64(nil)},
+		"client gone midway":           {midway, func(k *talk) error { k.hangUp(); return k.result() }, false, jcs.Hash([]byte(chunk))},
+		"stream closed midway":         {midway, (*talk).end, true, jcs.Hash([]byte(chunk))},
+		"client gone before an answer": {func(*talk) {}, func(k *talk) error { k.hangUp(); return k.result() }, false, jcs.Hash(nil)},
 		"answer cannot be sent": {func(*talk) {}, func(k *talk) error {
 			k.broken.Store(true)
 			return k.mustEnd(ok())
-		}, false, hashB64(nil)},
+		}, false, jcs.Hash(nil)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -166,7 +167,7 @@ func TestRevokedWhileStreaming(t *testing.T) {
 			if err := k.mustEnd(responseBody("three", true)); status.Code(err) != codes.Aborted || !strings.Contains(err.Error(), string(code.TokenRevoked)) {
 				t.Errorf("ends with %v", err)
 			}
-			if c := f.recorder.completion(t); c.Outcome != record.Cut || c.ResponseHash != hashB64([]byte("onetwo")) {
+			if c := f.recorder.completion(t); c.Outcome != record.Cut || c.ResponseHash != jcs.Hash([]byte("onetwo")) {
 				t.Errorf("completion %+v", c)
 			}
 			f.open().mustRefuse(code.TokenRevoked, chat(tok))

@@ -2,8 +2,6 @@ package gate
 
 import (
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 )
 
@@ -22,10 +20,4 @@ func newID(prefix string) string {
 		out = hex.AppendEncode(out, part)
 	}
 	return string(out)
-}
-
-// hashB64 is the base64url SHA-256 of b, the form that receipts use.
-func hashB64(b []byte) string {
-	sum := sha256.Sum256(b)
-	return base64.RawURLEncoding.EncodeToString(sum[:])
 }

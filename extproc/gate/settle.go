@@ -3,7 +3,6 @@ package gate
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"fmt"
 	"strconv"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 
 	"sallyport/signer/code"
+	"sallyport/signer/jcs"
 	"sallyport/signer/record"
 )
 
@@ -155,9 +155,9 @@ func (x *exchange) completion(o record.Outcome, reason string) *record.Completio
 	c := x.answer
 	c.ID, c.TimeMS, c.Outcome, c.Reason = x.intent.ID, x.gate.cfg.Now().UnixMilli(), o, reason
 	c.LatencyMS = x.elapsedMS()
-	c.ResponseHash = hashB64(nil)
+	c.ResponseHash = record.EmptyHash
 	if x.sum != nil {
-		c.ResponseHash = base64.RawURLEncoding.EncodeToString(x.sum.Sum(nil))
+		c.ResponseHash = jcs.EncodeB64u(x.sum.Sum(nil))
 	}
 	if x.meter != nil {
 		u := x.meter.Usage()

@@ -8,6 +8,7 @@ import (
 	"sallyport/signer/code"
 	"sallyport/signer/contract"
 	"sallyport/signer/envelope"
+	"sallyport/signer/jcs"
 	"sallyport/signer/token"
 )
 
@@ -69,7 +70,7 @@ func TestContractFetchOutlivesItsCaller(t *testing.T) {
 }
 
 func TestFailedFetchIsRemembered(t *testing.T) {
-	unknown := hashB64([]byte("unknown"))
+	unknown := jcs.Hash([]byte("unknown"))
 	for name, tc := range map[string]struct {
 		err  error
 		want code.Code
@@ -115,7 +116,7 @@ func TestWrongContracts(t *testing.T) {
 	}
 	f.registry.fetch = func(string) (*envelope.Envelope, error) { return foreign, nil }
 	f.open().mustRefuse(code.WPCSignerNotAllowed, chat(f.token()))
-	other := f.token(func(c *token.Claims) { c.PolicyHash = hashB64([]byte("other")) })
+	other := f.token(func(c *token.Claims) { c.PolicyHash = jcs.Hash([]byte("other")) })
 	f.registry.fetch = func(string) (*envelope.Envelope, error) { return f.contract, nil }
 	f.open().mustRefuse(code.WPCHashMismatch, chat(other))
 }

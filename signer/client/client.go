@@ -29,8 +29,6 @@ const (
 	flushTime = time.Second
 	// disownTimeout bounds the effort to settle an intent that nobody waits for.
 	disownTimeout = 30 * time.Second
-	// emptyHash is the base64url SHA-256 of nothing.
-	emptyHash = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"
 )
 
 // ErrNotRecorded is wrapped by every error of Intent and Complete: the record may not be in the log.
@@ -273,7 +271,7 @@ func (c *Client) disown(i *record.Intent) {
 	ctx, cancel := context.WithTimeout(context.Background(), disownTimeout)
 	defer cancel()
 	_ = c.Complete(ctx, i, &record.Completion{
-		ID: i.ID, TimeMS: i.TimeMS, Outcome: record.Cut, ResponseHash: emptyHash,
+		ID: i.ID, TimeMS: i.TimeMS, Outcome: record.Cut, ResponseHash: record.EmptyHash,
 		Reason: "the intent was acknowledged too late; the call did not leave",
 	}) // if it cannot be said, the signer settles the call when this connection ends
 }

@@ -30,6 +30,39 @@ func readAll(t *testing.T, dir string) (out []string, err error) {
 	return out, err
 }
 
+// fill appends n small records and closes the log.
+func fill(t *testing.T, dir string, o Options, n int, level Durability) {
+	t.Helper()
+	l := openT(t, dir, o)
+	for i := range n {
+		if err := l.AppendWait(KindReceipt, fmt.Appendf(nil, `{"record":%d}`, i), level); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// damage changes the bytes of the first segment and returns its name.
+func damage(t *testing.T, dir string, change func(data []byte)) string {
+	t.Helper()
+	names, err := segments(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, names[0])
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(data)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return names[0]
+}
+
 func TestAppendAndReadBack(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -124,15 +157,9 @@ func TestFlippedBitIsNamed(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	names, _ := segments(dir)
-	path := filepath.Join(dir, names[0])
-	data, _ := os.ReadFile(path)
 	at := headerSize + recordHead + 8 + recordHead // into the second record's payload
-	data[at] ^= 1
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	want := fmt.Sprintf("segment %s, offset %d: evidence log damaged: checksum", names[0], headerSize+recordHead+8)
+	name := damage(t, dir, func(data []byte) { data[at] ^= 1 })
+	want := fmt.Sprintf("segment %s, offset %d: evidence log damaged: checksum", name, headerSize+recordHead+8)
 	if got, err := readAll(t, dir); err == nil || err.Error() != want || len(got) != 1 {
 		t.Errorf("got %v, %v; want %s", got, err, want)
 	}
@@ -145,22 +172,8 @@ func TestFlippedBitIsNamed(t *testing.T) {
 func TestFlippedLengthIsNotATear(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	l := openT(t, dir, Options{})
-	for i := range 10 {
-		if err := l.AppendWait(KindReceipt, fmt.Appendf(nil, `{"record":%d}`, i), Synced); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	names, _ := segments(dir)
-	path := filepath.Join(dir, names[0])
-	data, _ := os.ReadFile(path)
-	data[headerSize+1] ^= 0x08 // half a MiB longer
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	fill(t, dir, Options{}, 10, Synced)
+	damage(t, dir, func(data []byte) { data[headerSize+1] ^= 0x08 }) // half a MiB longer
 	if _, err := readAll(t, dir); !errors.Is(err, ErrDamaged) {
 		t.Errorf("reader: %v", err)
 	}
@@ -173,22 +186,8 @@ func TestFlippedLengthIsNotATear(t *testing.T) {
 func TestUnwrittenTail(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	l := openT(t, dir, Options{})
-	for i := range 2 {
-		if err := l.AppendWait(KindReceipt, fmt.Appendf(nil, `{"record":%d}`, i), Written); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	names, _ := segments(dir)
-	path := filepath.Join(dir, names[0])
-	data, _ := os.ReadFile(path)
-	clear(data[len(data)-6:])
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	fill(t, dir, Options{}, 2, Written)
+	damage(t, dir, func(data []byte) { clear(data[len(data)-6:]) })
 	l, rec, err := Open(dir, Options{})
 	if err != nil || rec.Next != 1 {
 		t.Fatalf("%+v, %v", rec, err)
@@ -201,15 +200,7 @@ func TestUnwrittenTail(t *testing.T) {
 func TestMissingSegmentIsNamed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	l := openT(t, dir, Options{SegmentBytes: 1})
-	for i := range 5 {
-		if err := l.AppendWait(KindReceipt, fmt.Appendf(nil, `{"record":%d}`, i), Synced); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	fill(t, dir, Options{SegmentBytes: 1}, 5, Synced)
 	names, _ := segments(dir)
 	if err := os.Remove(filepath.Join(dir, names[len(names)/2])); err != nil {
 		t.Fatal(err)

@@ -6,6 +6,9 @@ package record
 // Times are milliseconds since the Unix epoch, sizes are bytes, hashes are base64url SHA-256 without padding
 // over the raw bytes as they went upstream or came back.
 
+// EmptyHash is the base64url SHA-256 of nothing: the hash of a body of which nothing came.
+const EmptyHash = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"
+
 // Intent is written before the request leaves. Its ID is the id of the receipt that will settle it.
 type Intent struct {
 	ID             string `json:"id"` // "rcpt_" + UUID

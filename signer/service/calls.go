@@ -260,7 +260,7 @@ func (s *Service) cut(a abandonment) {
 	now, i := s.cfg.Now(), a.intent
 	s.cfg.Slog.Warn("call marked as cut", "receipt", i.ID, "reason", a.reason)
 	s.finish(&record.Settlement{Intent: i, Completion: &record.Completion{
-		ID: i.ID, TimeMS: now.UnixMilli(), Outcome: record.Cut, Reason: a.reason, ResponseHash: emptyHash,
+		ID: i.ID, TimeMS: now.UnixMilli(), Outcome: record.Cut, Reason: a.reason, ResponseHash: record.EmptyHash,
 		LatencyMS: max(0, now.UnixMilli()-i.TimeMS),
 	}}, func(error) {})
 }
@@ -269,9 +269,6 @@ const (
 	reasonGone   = "the processor went away; whether the call reached the upstream is unknown"
 	reasonFailed = "the receipt could not be recorded when the answer came, so the answer was withheld"
 )
-
-// emptyHash is the base64url SHA-256 of nothing.
-const emptyHash = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"
 
 // Recover reads the log and takes up the calls that were left open: their processes may claim them within the grace,
 // then they are settled as cut. It returns how many there are.

@@ -175,11 +175,11 @@ func (r *rig) outcomes() map[string]record.Outcome {
 }
 
 func intent(id string) *record.Intent {
-	return &record.Intent{ID: id, TimeMS: 1_760_000_000_000, RunID: "run", Provider: "openai", Model: "m", RequestHash: emptyHash, Subject: "s"}
+	return &record.Intent{ID: id, TimeMS: 1_760_000_000_000, RunID: "run", Provider: "openai", Model: "m", RequestHash: record.EmptyHash, Subject: "s"}
 }
 
 func completed(id string) *record.Completion {
-	return &record.Completion{ID: id, Outcome: record.Completed, Status: 200, ResponseHash: emptyHash}
+	return &record.Completion{ID: id, Outcome: record.Completed, Status: 200, ResponseHash: record.EmptyHash}
 }
 
 func TestEachModeRecords(t *testing.T) {
@@ -327,7 +327,7 @@ func TestCutIsFinal(t *testing.T) {
 	if err := c.Intent(t.Context(), i); err != nil {
 		t.Fatal(err)
 	}
-	cut := &record.Completion{ID: i.ID, Outcome: record.Cut, ResponseHash: emptyHash}
+	cut := &record.Completion{ID: i.ID, Outcome: record.Cut, ResponseHash: record.EmptyHash}
 	if err := c.Complete(t.Context(), i, cut); err != nil {
 		t.Fatal(err)
 	}
