@@ -7,20 +7,15 @@ import (
 	"regexp"
 	"strings"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
-
 	"sallyport/extproc/decide"
 	"sallyport/extproc/dialect"
+	"sallyport/extproc/message"
 	"sallyport/extproc/secret"
 	"sallyport/signer/code"
 	"sallyport/signer/jcs"
 	"sallyport/signer/record"
 	"sallyport/signer/weaken"
 )
-
-// attributesNamespace is where Envoy puts the request attributes that it was asked for.
-const attributesNamespace = "envoy.filters.http.ext_proc"
 
 // runID is what a client may send as X-Run-Id and X-Idempotency-Key.
 var runID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
@@ -30,12 +25,12 @@ var eventHash = regexp.MustCompile(`^[A-Za-z0-9_-]{8,128}$`)
 
 // requestHeaders is the first half of the way in: everything that can be refused without the body is refused before
 // Envoy buffers one.
-func (x *exchange) requestHeaders(ctx context.Context, req *extprocv3.ProcessingRequest, h *extprocv3.HttpHeaders) *extprocv3.ProcessingResponse {
+func (x *exchange) requestHeaders(ctx context.Context, m *message.Request) *message.Response {
 	ctx, cancel := context.WithTimeout(ctx, x.gate.cfg.AdmitTimeout)
 	defer cancel()
 	var d *code.Denial
-	x.req, d = readHeaders(h.GetHeaders())
-	x.req.peer = req.GetAttributes()[attributesNamespace].GetFields()["source.address"].GetStringValue()
+	x.req, d = readHeaders(m.Headers)
+	x.req.peer = m.Attribute("source.address")
 	x.refusal.Method, x.refusal.Path, x.refusal.Peer = x.req.method, clip(x.req.path), x.req.peer
 	x.req.peer = withoutPort(x.req.peer)
 	if d != nil {
@@ -44,35 +39,33 @@ func (x *exchange) requestHeaders(ctx context.Context, req *extprocv3.Processing
 	if d := x.identify(ctx); d != nil {
 		return x.refuse(d)
 	}
-	if !h.GetEndOfStream() {
+	if !m.EndOfStream {
 		x.phase = phaseBody
-		return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestHeaders{RequestHeaders: &extprocv3.HeadersResponse{}}}
+		return goOn(m.Kind)
 	}
-	common, d := x.admit(ctx, nil)
-	if d != nil {
-		return x.refuse(d)
-	}
-	return &extprocv3.ProcessingResponse{
-		Response:        &extprocv3.ProcessingResponse_RequestHeaders{RequestHeaders: &extprocv3.HeadersResponse{Response: common}},
-		DynamicMetadata: allowed(x.id),
-	}
+	return x.decide(ctx, m)
 }
 
 // requestBody is the second half, with the whole body at hand.
-func (x *exchange) requestBody(ctx context.Context, b *extprocv3.HttpBody) *extprocv3.ProcessingResponse {
+func (x *exchange) requestBody(ctx context.Context, m *message.Request) *message.Response {
 	ctx, cancel := context.WithTimeout(ctx, x.gate.cfg.AdmitTimeout)
 	defer cancel()
-	if !b.GetEndOfStream() {
+	if !m.EndOfStream {
 		// A buffered body comes whole; it is without its end only where trailers follow (1.40.0), which nobody decides on.
 		return x.refuse(code.Deny(code.InvalidRequest, "request trailers are not carried"))
 	}
-	common, d := x.admit(ctx, b.GetBody())
+	return x.decide(ctx, m)
+}
+
+// decide answers the message that completes the request.
+func (x *exchange) decide(ctx context.Context, m *message.Request) *message.Response {
+	rewritten, d := x.admit(ctx, m.Body)
 	if d != nil {
 		return x.refuse(d)
 	}
-	return &extprocv3.ProcessingResponse{
-		Response:        &extprocv3.ProcessingResponse_RequestBody{RequestBody: &extprocv3.BodyResponse{Response: common}},
-		DynamicMetadata: allowed(x.id),
+	return &message.Response{
+		Answer: m.Kind, Mutation: rewritten, Namespace: metadataNamespace,
+		Metadata: []message.Header{{Name: verdictKey, Value: verdictAllow}, {Name: receiptKey, Value: x.id}},
 	}
 }
 
@@ -151,7 +144,7 @@ func (x *exchange) authenticate() *code.Denial {
 
 // admit decides, claims, gets the credential and records the intent, in this order: what is refused consumes nothing,
 // and nothing leaves that is not recorded.
-func (x *exchange) admit(ctx context.Context, body []byte) (*extprocv3.CommonResponse, *code.Denial) {
+func (x *exchange) admit(ctx context.Context, body []byte) (*message.Mutation, *code.Denial) {
 	now := x.gate.cfg.Now()
 	// A body may take its time to arrive; what was withdrawn meanwhile does not leave.
 	if d := x.stillTrusted(); d != nil {
@@ -175,7 +168,7 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*extprocv3.CommonRes
 		return nil, d
 	}
 	x.intent = x.newIntent(ask, seen, body)
-	common := x.rewrite(cred, inject)
+	rewritten := x.rewrite(cred, inject)
 	if d := x.claim(ctx); d != nil {
 		return nil, d
 	}
@@ -186,7 +179,7 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*extprocv3.CommonRes
 	}
 	x.phase = phaseUpstream
 	x.gate.metrics.decisions.WithLabelValues("allow", "").Inc()
-	return common, nil
+	return rewritten, nil
 }
 
 // credential gets what the upstream needs, if anything. A contract that demands brokered credentials never sends an
@@ -228,21 +221,19 @@ func (x *exchange) run() string {
 }
 
 // refuse answers in the client's own language. The exchange is over.
-func (x *exchange) refuse(d *code.Denial) *extprocv3.ProcessingResponse {
+func (x *exchange) refuse(d *code.Denial) *message.Response {
 	x.deny(d)
 	answer := x.speaker().Denial(d, x.id)
-	im := &extprocv3.ImmediateResponse{
-		// 451 and 426 are not in Envoy's enum, and pass (1.40.0, measured); Validate would reject them, so it is not called.
-		Status: httpStatus(answer.Status),
+	im := &message.Immediate{
+		Status: answer.Status,
 		Body:   answer.Body,
 		// The prefix tells Envoy's own replies apart: their bodies are replaced by ours, this one is not.
 		Details: "sallyport_" + strings.ToLower(string(d.Code)),
-		Headers: &extprocv3.HeaderMutation{},
 	}
 	for _, h := range append(answer.Headers, [2]string{decisionHeader, x.id}) {
-		im.Headers.SetHeaders = append(im.Headers.SetHeaders, setHeader(h[0], h[1]))
+		im.Headers = append(im.Headers, message.Header{Name: h[0], Value: h[1]})
 	}
-	return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ImmediateResponse{ImmediateResponse: im}}
+	return &message.Response{Immediate: im}
 }
 
 // speaker is the dialect of the door, or the most widely understood one where no door was found.
@@ -268,11 +259,4 @@ func withoutPort(addr string) string {
 		return addr[:i]
 	}
 	return addr
-}
-
-func setHeader(name, value string) *corev3.HeaderValueOption {
-	return &corev3.HeaderValueOption{
-		Header:       &corev3.HeaderValue{Key: name, RawValue: []byte(value)},
-		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
-	}
 }

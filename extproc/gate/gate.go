@@ -11,14 +11,11 @@ import (
 	"net"
 	"time"
 
-	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
-	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"sallyport/extproc/replay"
 	"sallyport/extproc/secret"
+	"sallyport/extproc/server"
 	"sallyport/signer/client"
 	"sallyport/signer/record"
 )
@@ -121,7 +118,6 @@ func (c *Config) defaults() {
 
 // Gate serves Envoy's external processing protocol.
 type Gate struct {
-	extprocv3.UnimplementedExternalProcessorServer
 	cfg       Config
 	doors     *doors
 	contracts *contracts
@@ -154,37 +150,12 @@ func New(cfg Config) (*Gate, error) {
 
 // Serve answers on the listener until ctx ends, then lets open exchanges finish for a moment and returns.
 func (g *Gate) Serve(ctx context.Context, lis net.Listener) error {
-	srv := grpc.NewServer(
-		grpc.MaxRecvMsgSize(int(g.cfg.MaxBodyBytes)+messageOverhead),
-		grpc.InitialWindowSize(1<<20),
-		grpc.InitialConnWindowSize(4<<20),
-	)
-	extprocv3.RegisterExternalProcessorServer(srv, g)
-	h := health.NewServer()
-	healthv1.RegisterHealthServer(srv, h)
-	// The process serves as long as it can refuse: what it lacks (signer, store) it says itself, with a code,
-	// where Envoy could only say 503.
-	h.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
-
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(lis) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-	}
-	h.Shutdown()
-	stopped := make(chan struct{})
-	go func() { srv.GracefulStop(); close(stopped) }()
-	select {
-	case <-stopped:
-	case <-time.After(g.cfg.SettleTimeout):
-		srv.Stop()
-	}
-	if err := <-done; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-		return err
-	}
-	return nil
+	return server.New(server.Config{
+		Handler:    g.Process,
+		MaxMessage: int(g.cfg.MaxBodyBytes) + messageOverhead,
+		Grace:      g.cfg.SettleTimeout,
+		Log:        g.cfg.Log,
+	}).Serve(ctx, lis)
 }
 
 // Ready says why a call could not pass now, or nil.

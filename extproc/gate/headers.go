@@ -5,8 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-
+	"sallyport/extproc/message"
 	"sallyport/signer/code"
 	"sallyport/signer/token"
 )
@@ -79,21 +78,21 @@ type request struct {
 	clientDID           string
 	openAIAPI           string // X-OpenAI-API, which of OpenAI's APIs a /v1/proxy/openai call speaks
 	credentials         []credential
-	strip               []string              // headers that go no further, of those that came
-	rest                []*corev3.HeaderValue // neither read nor stripped
-	peer                string                // address of the client without port, as Envoy saw it
+	strip               []string         // headers that go no further, of those that came
+	rest                []message.Header // neither read nor stripped
+	peer                string           // address of the client without port, as Envoy saw it
 }
 
 type credential struct{ header, value string }
 
 // readHeaders picks what the gate needs from Envoy's header list, in one pass, and refuses what must not come:
 // reserved headers and repeated security headers.
-func readHeaders(hm *corev3.HeaderMap) (*request, *code.Denial) {
+func readHeaders(list []message.Header) (*request, *code.Denial) {
 	r := &request{}
 	seen := make(map[string]bool, 8)
 	var denial *code.Denial
-	for _, h := range hm.GetHeaders() {
-		name := h.GetKey()
+	for _, h := range list {
+		name, value := h.Name, h.Value
 		if name == "" {
 			continue
 		}
@@ -111,20 +110,12 @@ func readHeaders(hm *corev3.HeaderMap) (*request, *code.Denial) {
 		} else if name[0] != ':' {
 			r.rest = append(r.rest, h)
 		}
-		value := headerValue(h)
 		if joined[name] && strings.Contains(value, ",") && denial == nil {
 			denial = code.Deny(code.HeaderDuplicate, "%s", name)
 		}
 		r.take(name, value)
 	}
 	return r, denial
-}
-
-func headerValue(h *corev3.HeaderValue) string {
-	if v := h.GetRawValue(); len(v) > 0 {
-		return string(v)
-	}
-	return h.GetValue()
 }
 
 func (r *request) take(name, value string) {
@@ -223,8 +214,8 @@ func (r *request) scopedToken() (string, *code.Denial) {
 // and where it is not swapped it must not go.
 func (r *request) stripCopies(token string) {
 	for _, h := range r.rest {
-		if strings.Contains(headerValue(h), token) {
-			r.strip = append(r.strip, h.GetKey())
+		if strings.Contains(h.Value, token) {
+			r.strip = append(r.strip, h.Name)
 		}
 	}
 	if strings.Contains(r.query, token) {

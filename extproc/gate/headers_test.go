@@ -9,6 +9,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
+	"sallyport/extproc/message"
 	"sallyport/signer/code"
 	"sallyport/signer/token"
 )
@@ -26,6 +27,15 @@ func headersOf(nameValue ...string) *corev3.HeaderMap {
 		hm.Headers = append(hm.Headers, &corev3.HeaderValue{Key: nameValue[i], RawValue: []byte(nameValue[i+1])})
 	}
 	return hm
+}
+
+// listOf is the same as the gate reads it.
+func listOf(nameValue ...string) []message.Header {
+	var list []message.Header
+	for i := 0; i+1 < len(nameValue); i += 2 {
+		list = append(list, message.Header{Name: nameValue[i], Value: nameValue[i+1]})
+	}
+	return list
 }
 
 // codeOf is "" for a nil denial.
@@ -70,7 +80,7 @@ func TestReadHeadersRefuses(t *testing.T) {
 		"the first fault is named":   {[]string{"x-cst", "a", "x-cst", "b", "x-sallyport-scope", "x"}, code.HeaderDuplicate},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, d := readHeaders(headersOf(tc.headers...))
+			r, d := readHeaders(listOf(tc.headers...))
 			wantCode(t, d, tc.want)
 			if r == nil {
 				t.Fatal("no request: a refusal needs what was read so far")
@@ -82,7 +92,7 @@ func TestReadHeadersRefuses(t *testing.T) {
 // Every security header must be single, so that no reader after us can take another one than we did.
 func TestEveryStrippedHeaderIsSingle(t *testing.T) {
 	for h := range removed {
-		_, d := readHeaders(headersOf(h, "a", h, "a"))
+		_, d := readHeaders(listOf(h, "a", h, "a"))
 		if codeOf(d) != code.HeaderDuplicate {
 			t.Errorf("%s may come twice", h)
 		}
@@ -90,22 +100,22 @@ func TestEveryStrippedHeaderIsSingle(t *testing.T) {
 }
 
 func TestReadHeadersReads(t *testing.T) {
-	r, d := readHeaders(&corev3.HeaderMap{Headers: []*corev3.HeaderValue{
-		{Key: ":method", Value: "POST"}, // not raw: an older Envoy
-		{Key: ":path", RawValue: []byte("/openai/v1/responses?a=1&b=2?3")},
-		{Key: ":authority", RawValue: []byte("gate.example")},
-		{Key: "content-encoding", RawValue: []byte("identity")},
-		{Key: "upgrade", RawValue: []byte("websocket")},
-		{Key: runIDHeader, RawValue: []byte("run")},
-		{Key: eventHashHeader, RawValue: []byte("event")},
-		{Key: idempotencyHeader, RawValue: []byte("idem")},
-		{Key: policyHashHeader, RawValue: []byte("pin")},
-		{Key: clientDIDHeader, RawValue: []byte("did")},
-		{Key: "x-openai-api", RawValue: []byte("responses")},
-		{Key: "x-api-key", RawValue: []byte("  ")},
-		{Key: "accept", RawValue: []byte("*/*")},
-		{Key: "", RawValue: []byte("nameless")},
-	}})
+	r, d := readHeaders([]message.Header{
+		{Name: ":method", Value: "POST"},
+		{Name: ":path", Value: "/openai/v1/responses?a=1&b=2?3"},
+		{Name: ":authority", Value: "gate.example"},
+		{Name: "content-encoding", Value: "identity"},
+		{Name: "upgrade", Value: "websocket"},
+		{Name: runIDHeader, Value: "run"},
+		{Name: eventHashHeader, Value: "event"},
+		{Name: idempotencyHeader, Value: "idem"},
+		{Name: policyHashHeader, Value: "pin"},
+		{Name: clientDIDHeader, Value: "did"},
+		{Name: "x-openai-api", Value: "responses"},
+		{Name: "x-api-key", Value: "  "},
+		{Name: "accept", Value: "*/*"},
+		{Name: "", Value: "nameless"},
+	})
 	wantCode(t, d, "")
 	got := []string{r.method, r.path, r.query, r.authority, r.contentEncoding, r.upgrade, r.runID, r.eventHash, r.idempotencyKey, r.policyHash, r.clientDID, r.openAIAPI}
 	want := []string{"POST", "/openai/v1/responses", "a=1&b=2?3", "gate.example", "identity", "websocket", "run", "event", "idem", "pin", "did", "responses"}
@@ -129,7 +139,7 @@ func TestScopedTokenFromEveryCarrier(t *testing.T) {
 	tok := shaped("a")
 	for _, h := range carriers {
 		for _, value := range []string{tok, " " + tok + " ", "Bearer " + tok, "bearer  " + tok, "BEARER " + tok} {
-			r, d := readHeaders(headersOf(":path", "/openai/v1/models", h, value))
+			r, d := readHeaders(listOf(":path", "/openai/v1/models", h, value))
 			wantCode(t, d, "")
 			got, d := r.scopedToken()
 			if d != nil || got != tok {
@@ -173,7 +183,7 @@ func TestScopedToken(t *testing.T) {
 		"too large is not read further": {"", []string{"x-api-key", strings.Repeat("!", token.MaxBytes+1)}, code.TokenTooLarge},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, d := readHeaders(headersOf(append([]string{":path", "/openai/v1/models?" + tc.query}, tc.headers...)...))
+			r, d := readHeaders(listOf(append([]string{":path", "/openai/v1/models?" + tc.query}, tc.headers...)...))
 			wantCode(t, d, "")
 			got, d := r.scopedToken()
 			wantCode(t, d, tc.want)
@@ -189,7 +199,7 @@ func TestScopedToken(t *testing.T) {
 
 func TestStripCopies(t *testing.T) {
 	tok := shaped("a")
-	r, d := readHeaders(headersOf(":path", "/"+tok, "x-cst", tok, "cookie", "s="+tok+"; t=1", "x-custom-key", "Key "+tok, "accept", "*/*"))
+	r, d := readHeaders(listOf(":path", "/"+tok, "x-cst", tok, "cookie", "s="+tok+"; t=1", "x-custom-key", "Key "+tok, "accept", "*/*"))
 	wantCode(t, d, "")
 	r.stripCopies(tok)
 	if want := []string{"x-cst", "cookie", "x-custom-key"}; !slices.Equal(r.strip, want) {
@@ -286,7 +296,7 @@ func FuzzReadHeaders(f *testing.F) {
 	f.Add("x-sallyport-scope\nx")
 	f.Fuzz(func(t *testing.T, text string) {
 		lines := strings.Split(text, "\n")
-		r, d := readHeaders(headersOf(lines...))
+		r, d := readHeaders(listOf(lines...))
 		if r == nil {
 			t.Fatal("no request")
 		}

@@ -3,8 +3,6 @@ package gate
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
-	extprocfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
-
 	"sallyport/signer/record"
 )
 
@@ -46,13 +44,4 @@ func (m *metrics) observe(x *exchange, c *record.Completion) {
 	m.tokens.WithLabelValues(p, "input").Add(float64(c.TokensInput))
 	m.tokens.WithLabelValues(p, "output").Add(float64(c.TokensOutput))
 	m.seconds.WithLabelValues(p).Observe(float64(c.LatencyMS) / 1000)
-}
-
-// skipBody tells Envoy that the rest of an answer of its own need not be shown to us.
-func skipBody() *extprocfilterv3.ProcessingMode {
-	return &extprocfilterv3.ProcessingMode{
-		ResponseHeaderMode:  extprocfilterv3.ProcessingMode_SEND,
-		ResponseBodyMode:    extprocfilterv3.ProcessingMode_NONE,
-		ResponseTrailerMode: extprocfilterv3.ProcessingMode_SKIP,
-	}
 }

@@ -7,101 +7,89 @@ import (
 	"strconv"
 	"strings"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
-
+	"sallyport/extproc/message"
 	"sallyport/signer/code"
 	"sallyport/signer/jcs"
 	"sallyport/signer/record"
 )
 
+// codeDetails is the attribute in which Envoy says where an answer came from.
+const codeDetails = "response.code_details"
+
 // viaUpstream is Envoy's response code detail for an answer that really came from the upstream; any other is Envoy's own.
 const viaUpstream = "via_upstream"
 
 // responseHeaders starts the answer: from here on its raw bytes are hashed and measured as they pass.
-func (x *exchange) responseHeaders(ctx context.Context, req *extprocv3.ProcessingRequest, h *extprocv3.HttpHeaders) (*extprocv3.ProcessingResponse, error) {
+func (x *exchange) responseHeaders(ctx context.Context, m *message.Request) (*message.Response, error) {
 	x.phase = phaseAnswer
 	x.sum = sha256.New()
-	x.answer.Status, _ = strconv.Atoi(responseHeader(h.GetHeaders(), ":status"))
+	x.answer.Status, _ = strconv.Atoi(m.Header(":status"))
 	x.answer.TTFBMS = x.elapsedMS()
-	if details := codeDetails(req); details != "" && details != viaUpstream {
+	if details := m.Attribute(codeDetails); details != "" && details != viaUpstream {
 		x.answer.Status = 0
 		return x.localAnswer(ctx, details)
 	}
-	x.meter = x.dest.dialect.NewMeter(responseHeader(h.GetHeaders(), "content-type"))
-	if h.GetEndOfStream() {
+	x.meter = x.dest.dialect.NewMeter(m.Header("content-type"))
+	if m.EndOfStream {
 		if err := x.settle(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseHeaders{
-		ResponseHeaders: &extprocv3.HeadersResponse{Response: headerMutation(receiptHeader, x.id)},
-	}}, nil
+	return withHeader(receiptHeader, x.id), nil
 }
 
 // localAnswer is Envoy's own answer to an allowed call (no route, upstream unreachable, time out): recorded as cut with
 // Envoy's reason, and passed on as it is.
-func (x *exchange) localAnswer(ctx context.Context, details string) (*extprocv3.ProcessingResponse, error) {
+func (x *exchange) localAnswer(ctx context.Context, details string) (*message.Response, error) {
 	if err := x.record(ctx, x.completion(record.Cut, "envoy: "+clip(details))); err != nil {
 		return nil, err
 	}
 	x.gate.metrics.cut.Inc()
 	x.localReply = true
-	return &extprocv3.ProcessingResponse{
-		Response:     &extprocv3.ProcessingResponse_ResponseHeaders{ResponseHeaders: &extprocv3.HeadersResponse{Response: headerMutation(receiptHeader, x.id)}},
-		ModeOverride: skipBody(),
-	}, nil
+	r := withHeader(receiptHeader, x.id)
+	r.SkipResponseBody = true
+	return r, nil
 }
 
-func headerMutation(name, value string) *extprocv3.CommonResponse {
-	return &extprocv3.CommonResponse{HeaderMutation: &extprocv3.HeaderMutation{
-		SetHeaders: []*corev3.HeaderValueOption{setHeader(name, value)},
-	}}
+// withHeader lets the headers of an answer pass with one more.
+func withHeader(name, value string) *message.Response {
+	return &message.Response{Answer: message.ResponseHeaders, Mutation: &message.Mutation{Set: []message.Header{{Name: name, Value: value}}}}
 }
 
 // responseBody hashes and measures one chunk. The last one is held until the receipt is as durable as promised.
-func (x *exchange) responseBody(ctx context.Context, b *extprocv3.HttpBody) (*extprocv3.ProcessingResponse, error) {
+func (x *exchange) responseBody(ctx context.Context, m *message.Request) (*message.Response, error) {
 	if d := x.stillTrusted(); d != nil {
 		// close records the cut; Envoy resets the client's connection, so nothing more is released.
 		x.gate.cfg.Log.Warn("open answer cut", "receipt", x.id, "code", d.Code)
 		return nil, fmt.Errorf("%w: %s", errWithheld, d.Code)
 	}
-	chunk := b.GetBody()
-	x.sum.Write(chunk)
-	x.meter.Write(chunk)
-	x.answer.ResponseBytes += int64(len(chunk))
-	if b.GetEndOfStream() {
+	x.sum.Write(m.Body)
+	x.meter.Write(m.Body)
+	x.answer.ResponseBytes += int64(len(m.Body))
+	if m.EndOfStream {
 		if err := x.settle(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return passResponseBody(), nil
+	return goOn(m.Kind), nil
 }
 
-func passResponseBody() *extprocv3.ProcessingResponse {
-	return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseBody{ResponseBody: &extprocv3.BodyResponse{}}}
-}
-
-func (x *exchange) responseTrailers(ctx context.Context) (*extprocv3.ProcessingResponse, error) {
+func (x *exchange) responseTrailers(ctx context.Context) (*message.Response, error) {
 	if err := x.settle(ctx); err != nil {
 		return nil, err
 	}
-	return passResponseTrailers(), nil
-}
-
-func passResponseTrailers() *extprocv3.ProcessingResponse {
-	return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseTrailers{ResponseTrailers: &extprocv3.TrailersResponse{}}}
+	return goOn(message.ResponseTrailers), nil
 }
 
 // refusedByEnvoy is an answer that Envoy made before there was a verdict: a body over the limit, an encoded slash. Envoy
 // shows it to the processor as a response (1.40.0, measured), at times without ever having shown the request. It is
 // recorded as the refusal that it is; an upstream's answer in this place would be a hole, and ends the stream.
-func (x *exchange) refusedByEnvoy(req *extprocv3.ProcessingRequest, h *extprocv3.HttpHeaders) (*extprocv3.ProcessingResponse, error) {
-	details := codeDetails(req)
+func (x *exchange) refusedByEnvoy(m *message.Request) (*message.Response, error) {
+	details := m.Attribute(codeDetails)
 	if details == "" || details == viaUpstream {
 		return nil, x.outOfTurn("response headers of an upstream")
 	}
-	status, _ := strconv.Atoi(responseHeader(h.GetHeaders(), ":status"))
+	status, _ := strconv.Atoi(m.Header(":status"))
 	c := code.InvalidRequest
 	switch {
 	case status == code.Lookup(code.PayloadTooLarge).Status:
@@ -113,13 +101,7 @@ func (x *exchange) refusedByEnvoy(req *extprocv3.ProcessingRequest, h *extprocv3
 	}
 	x.localReply = true
 	x.deny(code.Deny(c, "envoy: %s", clip(details)))
-	return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseHeaders{
-		ResponseHeaders: &extprocv3.HeadersResponse{Response: headerMutation(decisionHeader, x.id)},
-	}}, nil
-}
-
-func codeDetails(req *extprocv3.ProcessingRequest) string {
-	return req.GetAttributes()[attributesNamespace].GetFields()["response.code_details"].GetStringValue()
+	return withHeader(decisionHeader, x.id), nil
 }
 
 // stillTrusted looks at the newest revocations, not at the snapshot that the exchange began with: a withdrawal cuts

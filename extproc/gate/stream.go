@@ -7,10 +7,11 @@ import (
 	"io"
 	"runtime/debug"
 
-	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"sallyport/extproc/message"
+	"sallyport/extproc/server"
 	"sallyport/signer/code"
 )
 
@@ -21,7 +22,7 @@ var errWithheld = errors.New("answer withheld")
 //
 // It never returns nil before a verdict: Envoy takes a clean close as "go on unchanged", even with failure_mode_allow
 // false (1.40.0, measured). The guard filter behind ext_proc would still stop the request.
-func (g *Gate) Process(stream extprocv3.ExternalProcessor_ProcessServer) (err error) {
+func (g *Gate) Process(stream server.Stream) (err error) {
 	x := newExchange(g)
 	defer func() {
 		if p := recover(); p != nil {
@@ -55,11 +56,14 @@ func streamEnd(x *exchange, err error) error {
 	if errors.Is(err, io.EOF) {
 		return status.Error(codes.Aborted, "stream ended before a verdict")
 	}
+	if errors.Is(err, message.ErrMalformed) {
+		return status.Error(codes.Aborted, x.outOfTurn(err.Error()).Error())
+	}
 	return err
 }
 
 // panicked refuses where a refusal can still be said, and withholds the answer where not.
-func (x *exchange) panicked(stream extprocv3.ExternalProcessor_ProcessServer) (err error) {
+func (x *exchange) panicked(stream server.Stream) (err error) {
 	defer func() {
 		if recover() != nil { // the refusal panics too
 			err = status.Error(codes.Internal, "internal fault")
@@ -74,46 +78,28 @@ func (x *exchange) panicked(stream extprocv3.ExternalProcessor_ProcessServer) (e
 }
 
 // handle is the exchange's one entry: a message of Envoy's, in the phase that the exchange is in.
-func (x *exchange) handle(ctx context.Context, req *extprocv3.ProcessingRequest) (*extprocv3.ProcessingResponse, error) {
-	switch m := req.GetRequest().(type) {
-	case *extprocv3.ProcessingRequest_RequestHeaders:
-		if x.phase != phaseNew {
-			return nil, x.outOfTurn("request headers")
-		}
-		return x.requestHeaders(ctx, req, m.RequestHeaders), nil
-	case *extprocv3.ProcessingRequest_RequestBody:
-		if x.phase != phaseBody {
-			return nil, x.outOfTurn("request body")
-		}
-		return x.requestBody(ctx, m.RequestBody), nil
-	case *extprocv3.ProcessingRequest_ResponseHeaders:
-		if !x.phase.verdictGiven() {
-			return x.refusedByEnvoy(req, m.ResponseHeaders)
-		}
-		if x.phase != phaseUpstream {
-			return nil, x.outOfTurn("response headers")
-		}
-		return x.responseHeaders(ctx, req, m.ResponseHeaders)
-	case *extprocv3.ProcessingRequest_ResponseBody:
-		if x.localReply {
-			return passResponseBody(), nil
-		}
-		if x.phase != phaseAnswer {
-			return nil, x.outOfTurn("response body")
-		}
-		return x.responseBody(ctx, m.ResponseBody)
-	case *extprocv3.ProcessingRequest_ResponseTrailers:
-		if x.localReply {
-			return passResponseTrailers(), nil
-		}
-		if x.phase != phaseAnswer {
-			return nil, x.outOfTurn("response trailers")
-		}
+func (x *exchange) handle(ctx context.Context, m *message.Request) (*message.Response, error) {
+	switch {
+	case m.Kind == message.RequestHeaders && x.phase == phaseNew:
+		return x.requestHeaders(ctx, m), nil
+	case m.Kind == message.RequestBody && x.phase == phaseBody:
+		return x.requestBody(ctx, m), nil
+	case m.Kind == message.ResponseHeaders && !x.phase.verdictGiven():
+		return x.refusedByEnvoy(m)
+	case m.Kind == message.ResponseHeaders && x.phase == phaseUpstream:
+		return x.responseHeaders(ctx, m)
+	case m.Kind == message.ResponseBody && x.localReply, m.Kind == message.ResponseTrailers && x.localReply:
+		return goOn(m.Kind), nil
+	case m.Kind == message.ResponseBody && x.phase == phaseAnswer:
+		return x.responseBody(ctx, m)
+	case m.Kind == message.ResponseTrailers && x.phase == phaseAnswer:
 		return x.responseTrailers(ctx)
-	default:
-		return nil, x.outOfTurn(fmt.Sprintf("%T", m))
 	}
+	return nil, x.outOfTurn(m.Kind.String())
 }
+
+// goOn lets a message pass unchanged.
+func goOn(k message.Kind) *message.Response { return &message.Response{Answer: k} }
 
 // outOfTurn is a message that the configured processing mode does not send; answering it as if it were another would
 // be a guess about what Envoy lets through.

@@ -9,41 +9,50 @@ import (
 	"time"
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
-	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"sallyport/extproc/message"
 	"sallyport/signer/code"
 )
 
-// talk is one stream of Envoy's, in memory.
+// talk is one stream of Envoy's, in memory. Its messages are of the generated types and cross to the gate as bytes, so
+// that what the gate reads and writes by itself is held against those.
 type talk struct {
-	grpc.ServerStream // only Context is used of it
-	f                 *fixture
-	ctx               context.Context
-	hangUp            context.CancelFunc
-	in                chan *extprocv3.ProcessingRequest
-	out               chan *extprocv3.ProcessingResponse
-	ended             chan error
-	broken            atomic.Bool // Send fails
+	f      *fixture
+	ctx    context.Context
+	hangUp context.CancelFunc
+	in     chan *extprocv3.ProcessingRequest
+	out    chan *extprocv3.ProcessingResponse
+	ended  chan error
+	broken atomic.Bool // Send fails
 }
 
 func (k *talk) Context() context.Context { return k.ctx }
 
-func (k *talk) Recv() (*extprocv3.ProcessingRequest, error) {
+func (k *talk) Recv() (*message.Request, error) {
 	select {
 	case m, ok := <-k.in:
 		if !ok {
 			return nil, io.EOF
 		}
-		return m, nil
+		b, err := proto.Marshal(m)
+		if err != nil {
+			return nil, err
+		}
+		return message.Parse(b)
 	case <-k.ctx.Done():
 		return nil, k.ctx.Err()
 	}
 }
 
-func (k *talk) Send(r *extprocv3.ProcessingResponse) error {
+func (k *talk) Send(answer *message.Response) error {
 	if k.broken.Load() {
 		return errors.New("the stream is gone")
+	}
+	r := new(extprocv3.ProcessingResponse)
+	if err := proto.Unmarshal(answer.Append(nil), r); err != nil {
+		return err
 	}
 	k.f.journal.add("answer " + kindOf(r))
 	k.out <- r
@@ -183,7 +192,7 @@ func responseTrailers() *extprocv3.ProcessingRequest {
 }
 
 func attributes(name, value string) map[string]*structpb.Struct {
-	return map[string]*structpb.Struct{attributesNamespace: {Fields: map[string]*structpb.Value{name: structpb.NewStringValue(value)}}}
+	return map[string]*structpb.Struct{"envoy.filters.http.ext_proc": {Fields: map[string]*structpb.Value{name: structpb.NewStringValue(value)}}}
 }
 
 const goodBody = `{"model":"gpt-small","messages":[]}`

@@ -1,0 +1,368 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc/codes"
+)
+
+const (
+	// streamWindow is how many bytes of a stream Envoy may send ahead of us.
+	streamWindow = 1 << 20
+	// connWindow is the same for a connection. It is refilled as bytes arrive: each stream is held back by its own.
+	connWindow = 64 << 20
+	// refill is how many bytes are taken before a window is opened again; more would stall, fewer costs frames.
+	refill = 256 << 10
+
+	defaultWindow   = 65_535 // RFC 9113, before any SETTINGS
+	maxWindow       = 1<<31 - 1
+	defaultMaxFrame = 16 << 10
+	maxHeaderBytes  = 64 << 10 // of a stream's own headers, which Envoy makes
+	helloTimeout    = 10 * time.Second
+	writeTimeout    = 30 * time.Second
+	maxQueuedWrites = 64 << 20 // bytes; a client that asks and does not read is cut off
+)
+
+const processMethod = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+
+// conn is one connection of Envoy's. One goroutine reads it, one writes it, and each stream has its own.
+type conn struct {
+	srv    *Server
+	nc     net.Conn
+	framer *http2.Framer // reads only
+
+	mu      sync.Mutex
+	changed *sync.Cond // windows, the last stream's end, the connection's end
+	streams map[uint32]*stream
+	last    uint32 // highest stream that was opened
+	out     []byte // to be written
+	wake    chan struct{}
+	err     error // why it ended
+
+	window   int64 // what we may still send
+	initial  int64 // the same for a new stream
+	maxFrame int
+
+	taken int // bytes received since the connection's window was refilled
+}
+
+var errLost = fmt.Errorf("the connection was lost: %w", context.Canceled)
+
+var errProtocol = errors.New("HTTP/2 protocol error")
+
+func newConn(s *Server, nc net.Conn) *conn {
+	c := &conn{
+		srv: s, nc: nc, streams: map[uint32]*stream{}, wake: make(chan struct{}, 1),
+		window: defaultWindow, initial: defaultWindow, maxFrame: defaultMaxFrame,
+	}
+	c.changed = sync.NewCond(&c.mu)
+	c.framer = http2.NewFramer(io.Discard, bufio.NewReaderSize(nc, 64<<10))
+	c.framer.SetReuseFrames()
+	c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	c.framer.MaxHeaderListSize = maxHeaderBytes
+	return c
+}
+
+// serve carries the connection to its end; its error is why it ended.
+func (c *conn) serve() error {
+	var writer sync.WaitGroup
+	writer.Go(c.write)
+	err := c.hello()
+	for err == nil {
+		var f http2.Frame
+		f, err = c.framer.ReadFrame()
+		var bad http2.StreamError
+		switch {
+		case errors.As(err, &bad):
+			c.reset(bad.StreamID, bad.Code)
+			err = nil
+		case err == nil:
+			err = c.frame(f)
+		}
+	}
+	c.fail(err)
+	writer.Wait()
+	c.wait()
+	return err
+}
+
+// hello reads the client's preface and sends our settings.
+func (c *conn) hello() error {
+	if err := c.nc.SetReadDeadline(time.Now().Add(helloTimeout)); err != nil {
+		return err
+	}
+	preface := make([]byte, len(http2.ClientPreface))
+	if _, err := io.ReadFull(c.nc, preface); err != nil {
+		return err
+	}
+	if string(preface) != http2.ClientPreface {
+		return fmt.Errorf("%w: no preface", errProtocol)
+	}
+	c.mu.Lock()
+	c.out = appendSettings(c.out, http2.Setting{ID: http2.SettingInitialWindowSize, Val: streamWindow},
+		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: maxHeaderBytes})
+	c.out = appendWindowUpdate(c.out, 0, connWindow-defaultWindow)
+	c.flush()
+	c.mu.Unlock()
+	return c.nc.SetReadDeadline(time.Time{})
+}
+
+// frame takes one frame. Its error ends the connection.
+func (c *conn) frame(f http2.Frame) error {
+	switch f := f.(type) {
+	case *http2.DataFrame:
+		return c.data(f)
+	case *http2.MetaHeadersFrame:
+		return c.headers(f)
+	case *http2.RSTStreamFrame:
+		c.mu.Lock()
+		s := c.streams[f.StreamID]
+		c.mu.Unlock()
+		if s != nil {
+			s.fail(fmt.Errorf("reset by Envoy: %v: %w", f.ErrCode, context.Canceled))
+		}
+	case *http2.SettingsFrame:
+		return c.settings(f)
+	case *http2.PingFrame:
+		if !f.IsAck() {
+			c.mu.Lock()
+			c.out = appendPingAck(c.out, f.Data)
+			c.flush()
+			c.mu.Unlock()
+		}
+	case *http2.WindowUpdateFrame:
+		return c.windowUpdate(f)
+	case *http2.GoAwayFrame, *http2.PriorityFrame: // Envoy ends the connection itself when its streams have ended
+	case *http2.PushPromiseFrame:
+		return fmt.Errorf("%w: a push from the client", errProtocol)
+	}
+	return nil
+}
+
+func (c *conn) headers(f *http2.MetaHeadersFrame) error {
+	c.mu.Lock()
+	s := c.streams[f.StreamID]
+	if s == nil && f.StreamID <= c.last {
+		c.mu.Unlock()
+		return nil // the end of a stream that we have ended
+	}
+	if s == nil && f.StreamID%2 == 0 {
+		c.mu.Unlock()
+		return fmt.Errorf("%w: stream %d is not the client's", errProtocol, f.StreamID)
+	}
+	if s != nil { // trailers
+		c.mu.Unlock()
+		s.end()
+		return nil
+	}
+	s = newStream(c, f.StreamID)
+	c.last, c.streams[f.StreamID] = f.StreamID, s
+	c.mu.Unlock()
+	handler := c.srv.cfg.Handler
+	if path := f.PseudoValue("path"); path != processMethod {
+		handler = otherMethod(path)
+	}
+	if f.StreamEnded() {
+		s.end()
+	}
+	go s.run(handler)
+	return nil
+}
+
+func (c *conn) data(f *http2.DataFrame) error {
+	n := int(f.Length) // padding counts too
+	c.mu.Lock()
+	s := c.streams[f.StreamID]
+	if s == nil && f.StreamID > c.last {
+		c.mu.Unlock()
+		return fmt.Errorf("%w: data on stream %d, which was not opened", errProtocol, f.StreamID)
+	}
+	if c.taken += n; c.taken >= refill {
+		c.out = appendWindowUpdate(c.out, 0, uint32(c.taken)) //nolint:gosec // below refill and one frame
+		c.taken = 0
+		c.flush()
+	}
+	c.mu.Unlock()
+	if s == nil {
+		return nil // the rest of a stream that we have ended
+	}
+	if err := s.take(f.Data(), n); err != nil {
+		return err
+	}
+	if f.StreamEnded() {
+		s.end()
+	}
+	return nil
+}
+
+func (c *conn) settings(f *http2.SettingsFrame) error {
+	if f.IsAck() {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := f.ForeachSetting(func(s http2.Setting) error {
+		if err := s.Valid(); err != nil {
+			return err
+		}
+		switch s.ID { //nolint:exhaustive // the others are about what we never do: push, compress headers
+		case http2.SettingInitialWindowSize:
+			change := int64(s.Val) - c.initial
+			c.initial = int64(s.Val)
+			for _, st := range c.streams {
+				st.window += change
+			}
+		case http2.SettingMaxFrameSize:
+			c.maxFrame = int(s.Val)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	c.out = appendSettingsAck(c.out)
+	c.flush()
+	c.changed.Broadcast()
+	return nil
+}
+
+func (c *conn) windowUpdate(f *http2.WindowUpdateFrame) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	window := &c.window
+	if f.StreamID != 0 {
+		s := c.streams[f.StreamID]
+		if s == nil {
+			return nil
+		}
+		window = &s.window
+	}
+	if *window += int64(f.Increment); *window > maxWindow {
+		return fmt.Errorf("%w: window of stream %d over 2^31-1", errProtocol, f.StreamID)
+	}
+	c.changed.Broadcast()
+	return nil
+}
+
+// reset ends a stream that broke the protocol.
+func (c *conn) reset(id uint32, code http2.ErrCode) {
+	c.mu.Lock()
+	s := c.streams[id]
+	c.out = appendReset(c.out, id, code)
+	c.flush()
+	c.mu.Unlock()
+	if s != nil {
+		s.fail(fmt.Errorf("%w: %v", errProtocol, code))
+	}
+}
+
+// flush wakes the writer; the caller holds mu.
+func (c *conn) flush() {
+	select {
+	case c.wake <- struct{}{}:
+	default: // it is awake already
+	}
+}
+
+// write sends what is queued until the connection has ended.
+func (c *conn) write() {
+	var spare []byte
+	for {
+		<-c.wake
+		c.mu.Lock()
+		out, err := c.out, c.err
+		c.out = spare[:0]
+		c.mu.Unlock()
+		if len(out) > 0 && (err == nil || errors.Is(err, errDrained)) {
+			_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout)) // fails only on a closed connection, as the write does
+			if _, werr := c.nc.Write(out); werr != nil {
+				c.fail(werr)
+			}
+		}
+		if err != nil {
+			_ = c.nc.Close()
+			return
+		}
+		spare = out
+		if cap(spare) > 1<<20 {
+			spare = nil // after a burst, memory is given back
+		}
+	}
+}
+
+// errDrained ends a connection whose last words are still to be written.
+var errDrained = errors.New("the server is ending")
+
+// fail ends the connection and with it all its streams.
+func (c *conn) fail(err error) {
+	if err == nil {
+		err = io.EOF
+	}
+	c.mu.Lock()
+	first := c.err == nil
+	if first {
+		c.err = err
+	}
+	open := make([]*stream, 0, len(c.streams))
+	for _, s := range c.streams {
+		open = append(open, s)
+	}
+	c.flush()
+	c.changed.Broadcast()
+	c.mu.Unlock()
+	if first && !errors.Is(err, errDrained) {
+		_ = c.nc.Close() // so that reader and writer notice
+	}
+	for _, s := range open {
+		s.fail(errLost)
+	}
+}
+
+// wait returns when every stream's handler has.
+func (c *conn) wait() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.streams) > 0 {
+		c.changed.Wait()
+	}
+}
+
+// drain tells Envoy to open no more streams here, waits until the deadline for those that are open, and ends.
+func (c *conn) drain(deadline time.Time) {
+	timer := time.AfterFunc(time.Until(deadline), func() { c.fail(errDrained) })
+	defer timer.Stop()
+	c.mu.Lock()
+	// No stream that is on its way is refused: it could only fail.
+	c.out = appendGoAway(c.out, maxWindow, http2.ErrCodeNo)
+	c.flush()
+	for len(c.streams) > 0 && c.err == nil {
+		c.changed.Wait()
+	}
+	c.mu.Unlock()
+	c.fail(errDrained)
+}
+
+// otherMethod answers what is not the processing protocol: the health check, and nothing else.
+func otherMethod(path string) Handler {
+	return func(s Stream) error {
+		if path == healthMethod {
+			return s.(*stream).sendRaw(serving)
+		}
+		return statusError(codes.Unimplemented, "there is only "+processMethod)
+	}
+}
+
+// The health protocol, grpc.health.v1: a process that serves can refuse, so it is always serving. What it lacks it says
+// itself, with a code, where Envoy could only say 503.
+const healthMethod = "/grpc.health.v1.Health/Check"
+
+var serving = []byte{1 << 3, 1} // HealthCheckResponse{status: SERVING}

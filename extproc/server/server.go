@@ -1,0 +1,131 @@
+// Package server serves Envoy's external processing protocol over HTTP/2: gRPC with one method, for one kind of client
+// that keeps few connections with very many short streams. A stock gRPC server spends most of a call's time on what this
+// protocol does not use, so only what it does use is here: frames and header compression are golang.org/x/net's, the
+// messages are package message's, and what stands between is small. Every stream has one goroutine; what many streams
+// answer at the same time leaves in one write.
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"sallyport/extproc/message"
+)
+
+// Stream is one exchange's conversation with Envoy. Its methods are for one goroutine.
+type Stream interface {
+	// Context ends when Envoy resets the stream or the connection is lost.
+	Context() context.Context
+	// Recv waits for the next message. io.EOF: Envoy has no more to say.
+	Recv() (*message.Request, error)
+	// Send answers.
+	Send(*message.Response) error
+}
+
+// Handler carries one stream from its first message to its end. Its error ends the stream with that gRPC status; an
+// error without one is Aborted.
+type Handler func(Stream) error
+
+// Config of a server. All of it is required.
+type Config struct {
+	Handler    Handler
+	MaxMessage int           // bytes of one message; a larger one ends its stream with ResourceExhausted
+	Grace      time.Duration // how long open streams may go on when the server is to end
+	Log        *slog.Logger
+}
+
+// Server serves connections; make it with New.
+type Server struct {
+	cfg Config
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+	done  sync.WaitGroup // of connections
+}
+
+// New makes a server.
+func New(cfg Config) *Server {
+	return &Server{cfg: cfg, conns: map[*conn]struct{}{}}
+}
+
+// Serve answers on the listener until ctx ends. Then Envoy is told to open no more streams, and those that are open may
+// go on for the grace time. It closes the listener, and returns when every stream has ended.
+func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = lis.Close() })
+	defer stop()
+	err := s.accept(ctx, lis)
+	s.drain()
+	s.done.Wait()
+	return err
+}
+
+func (s *Server) accept(ctx context.Context, lis net.Listener) error {
+	for {
+		nc, err := lis.Accept()
+		if ctx.Err() != nil {
+			if err == nil {
+				_ = nc.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			var temporary interface{ Temporary() bool } // out of file descriptors, or a client that left at once
+			if errors.As(err, &temporary) && temporary.Temporary() {
+				s.cfg.Log.Error("accept", "error", err)
+				time.Sleep(50 * time.Millisecond)
+				continue
+			}
+			return err
+		}
+		c := newConn(s, nc)
+		s.mu.Lock()
+		s.conns[c] = struct{}{}
+		s.mu.Unlock()
+		s.done.Go(func() {
+			if err := c.serve(); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+				s.cfg.Log.Warn("connection of Envoy's ended", "error", err)
+			}
+			s.mu.Lock()
+			delete(s.conns, c)
+			s.mu.Unlock()
+		})
+	}
+}
+
+// drain lets open streams end, for the grace time at most.
+func (s *Server) drain() {
+	s.mu.Lock()
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	var idle sync.WaitGroup
+	deadline := time.Now().Add(s.cfg.Grace)
+	for _, c := range conns {
+		idle.Go(func() { c.drain(deadline) })
+	}
+	idle.Wait()
+}
+
+// grpcStatus is what an error of the handler's looks like on the wire.
+func grpcStatus(err error) (codes.Code, string) {
+	if err == nil {
+		return codes.OK, ""
+	}
+	if st, ok := status.FromError(err); ok {
+		return st.Code(), st.Message()
+	}
+	if errors.Is(err, context.Canceled) {
+		return codes.Canceled, err.Error()
+	}
+	return codes.Aborted, err.Error()
+}
