@@ -25,40 +25,43 @@ var eventHash = regexp.MustCompile(`^[A-Za-z0-9_-]{8,128}$`)
 
 // requestHeaders is the first half of the way in: everything that can be refused without the body is refused before
 // Envoy buffers one.
-func (x *exchange) requestHeaders(ctx context.Context, m *message.Request) *message.Response {
-	ctx, cancel := context.WithTimeout(ctx, x.gate.cfg.AdmitTimeout)
-	defer cancel()
+func (x *exchange) requestHeaders(m *message.Request) (*message.Response, error) {
 	var d *code.Denial
 	x.req, d = readHeaders(m.Headers)
 	x.req.peer = m.Attribute("source.address")
 	x.refusal.Method, x.refusal.Path, x.refusal.Peer = x.req.method, clip(x.req.path), x.req.peer
 	x.req.peer = withoutPort(x.req.peer)
-	if d != nil {
-		return x.refuse(d)
+	if d == nil {
+		d = x.identify()
 	}
-	if d := x.identify(ctx); d != nil {
-		return x.refuse(d)
+	switch {
+	case d != nil:
+		return x.refuse(d), nil
+	case m.EndOfStream || x.contract == nil:
+		return nil, errLater
 	}
-	if !m.EndOfStream {
+	x.phase = phaseBody
+	return goOn(m.Kind), nil
+}
+
+// decide answers a message of the request, having got what it takes: the contract, and the whole body.
+func (x *exchange) decide(ctx context.Context, m *message.Request) *message.Response {
+	ctx, cancel := context.WithTimeout(ctx, x.gate.cfg.AdmitTimeout)
+	defer cancel()
+	if x.contract == nil {
+		var d *code.Denial
+		if x.contract, d = x.gate.contracts.get(ctx, x.token.PolicyHash); d != nil {
+			return x.refuse(d)
+		}
+	}
+	if m.Kind == message.RequestHeaders && !m.EndOfStream {
 		x.phase = phaseBody
 		return goOn(m.Kind)
 	}
-	return x.decide(ctx, m)
-}
-
-// requestBody is the second half, with the whole body at hand.
-func (x *exchange) requestBody(ctx context.Context, m *message.Request) *message.Response {
-	ctx, cancel := context.WithTimeout(ctx, x.gate.cfg.AdmitTimeout)
-	defer cancel()
 	if !m.EndOfStream {
 		// A buffered body comes whole; it is without its end only where trailers follow (1.40.0), which nobody decides on.
 		return x.refuse(code.Deny(code.InvalidRequest, "request trailers are not carried"))
 	}
-	return x.decide(ctx, m)
-}
-
-// decide answers the message that completes the request.
-func (x *exchange) decide(ctx context.Context, m *message.Request) *message.Response {
 	rewritten, d := x.admit(ctx, m.Body)
 	if d != nil {
 		return x.refuse(d)
@@ -69,8 +72,8 @@ func (x *exchange) decide(ctx context.Context, m *message.Request) *message.Resp
 	}
 }
 
-// identify finds out who asks, under which contract and by which door. It consumes nothing.
-func (x *exchange) identify(ctx context.Context) *code.Denial {
+// identify finds out who asks, by which door, and under which contract if that is at hand. It consumes nothing.
+func (x *exchange) identify() *code.Denial {
 	r := x.req
 	// The door comes first only so that refusals look native to the client; it decides nothing.
 	if d := canonicalPath(r.path); d != nil {
@@ -93,12 +96,9 @@ func (x *exchange) identify(ctx context.Context) *code.Denial {
 	if r.contentEncoding != "" && !strings.EqualFold(r.contentEncoding, "identity") {
 		return code.Deny(code.PayloadEncoded, "%.32s", r.contentEncoding)
 	}
-	c, d := x.gate.contracts.get(ctx, x.token.PolicyHash)
-	if d != nil {
-		return d
-	}
+	c, d := x.gate.contracts.known(x.token.PolicyHash)
 	x.contract = c
-	return nil
+	return d
 }
 
 // authenticate verifies the token against the key set and the revocations of one snapshot, which the exchange keeps.

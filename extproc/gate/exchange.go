@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 
 	"sallyport/extproc/dialect"
+	"sallyport/extproc/server"
 	"sallyport/signer/client"
 	"sallyport/signer/code"
 	"sallyport/signer/contract"
@@ -33,11 +34,12 @@ func (p phase) String() string {
 // verdictGiven tells whether Envoy was told what to do with the request.
 func (p phase) verdictGiven() bool { return p >= phaseRefused }
 
-// exchange is one request and its answer. One goroutine owns it; what it shares with others is immutable.
+// exchange is one request and its answer. One goroutine at a time owns it; what it shares with others is immutable.
 type exchange struct {
-	gate  *Gate
-	id    string
-	phase phase
+	gate   *Gate
+	stream server.Stream
+	id     string
+	phase  phase
 
 	req      *request
 	dest     *destination
@@ -60,7 +62,7 @@ func newExchange(g *Gate) *exchange {
 }
 
 // close settles an exchange whose stream has ended. A call that left and was not completed is recorded as cut; the
-// recording goes on in the background, since nobody waits for it and the stream's goroutine belongs to Envoy.
+// recording goes on in the background, since nobody waits for it and the goroutine belongs to the connection.
 func (x *exchange) close() {
 	switch x.phase {
 	case phaseUpstream, phaseAnswer:

@@ -93,9 +93,9 @@ func TestCut(t *testing.T) {
 		clean bool
 		hash  string
 	}{
-		"client gone midway":           {midway, func(k *talk) error { k.hangUp(); return k.result() }, false, jcs.Hash([]byte(chunk))},
+		"client gone midway":           {midway, (*talk).hangUp, false, jcs.Hash([]byte(chunk))},
 		"stream closed midway":         {midway, (*talk).end, true, jcs.Hash([]byte(chunk))},
-		"client gone before an answer": {func(*talk) {}, func(k *talk) error { k.hangUp(); return k.result() }, false, jcs.Hash(nil)},
+		"client gone before an answer": {func(*talk) {}, (*talk).hangUp, false, jcs.Hash(nil)},
 		"answer cannot be sent": {func(*talk) {}, func(k *talk) error {
 			k.broken.Store(true)
 			return k.mustEnd(ok())
@@ -124,9 +124,8 @@ func TestClientGoneAtTheReceipt(t *testing.T) {
 	f := newFixture(t)
 	k := f.allowed()
 	k.must("response headers", ok())
-	f.recorder.onComplete = func() error { k.hangUp(); return nil }
-	k.must("response body", responseBody("{}", true))
-	_ = k.result()
+	f.recorder.onComplete = func() error { k.hangUpMeanwhile(); return nil }
+	_ = k.mustEnd(responseBody("{}", true))
 	if c := f.recorder.completion(t); c.Outcome != record.Completed || len(f.recorder.done) != 0 {
 		t.Errorf("completion %+v", c)
 	}
@@ -242,7 +241,7 @@ func TestEndBeforeAVerdict(t *testing.T) {
 	} {
 		for how, end := range map[string]func(k *talk) error{
 			"closed": (*talk).end,
-			"gone":   func(k *talk) error { k.hangUp(); return k.result() },
+			"gone":   (*talk).hangUp,
 		} {
 			t.Run(name+" "+how, func(t *testing.T) {
 				f := newFixture(t)
@@ -267,7 +266,7 @@ func TestPanics(t *testing.T) {
 		k := f.open()
 		k.must("request headers", chat(f.token()))
 		im := k.mustRefuse(code.GateInternal, requestBody(goodBody))
-		if err := k.result(); err != nil {
+		if err := k.end(); err != nil {
 			t.Errorf("a refusal was given, and yet the stream ends with %v", err)
 		}
 		if strings.Contains(string(im.GetBody()), "fault in the test") || f.metric("sallyport_panics_total") != 1 {

@@ -123,9 +123,10 @@ type Gate struct {
 	contracts *contracts
 	tokens    *tokens
 	metrics   *metrics
+	workers   *workers
 }
 
-// New makes a gate; it holds no goroutine until Serve.
+// New makes a gate; it holds no goroutine until a call has to wait for something.
 func New(cfg Config) (*Gate, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -145,13 +146,14 @@ func New(cfg Config) (*Gate, error) {
 		contracts: newContracts(cfg.Registry, cfg.TrustedContractSigners, cfg.Now, cfg.Log),
 		tokens:    newTokens(cfg.Audience),
 		metrics:   m,
+		workers:   newWorkers(),
 	}, nil
 }
 
 // Serve answers on the listener until ctx ends, then lets open exchanges finish for a moment and returns.
 func (g *Gate) Serve(ctx context.Context, lis net.Listener) error {
 	return server.New(server.Config{
-		Handler:    g.Process,
+		Open:       g.Open,
 		MaxMessage: int(g.cfg.MaxBodyBytes) + messageOverhead,
 		Grace:      g.cfg.SettleTimeout,
 		Log:        g.cfg.Log,

@@ -20,32 +20,30 @@ const codeDetails = "response.code_details"
 const viaUpstream = "via_upstream"
 
 // responseHeaders starts the answer: from here on its raw bytes are hashed and measured as they pass.
-func (x *exchange) responseHeaders(ctx context.Context, m *message.Request) (*message.Response, error) {
+func (x *exchange) responseHeaders(m *message.Request) (*message.Response, error) {
 	x.phase = phaseAnswer
 	x.sum = sha256.New()
 	x.answer.Status, _ = strconv.Atoi(m.Header(":status"))
 	x.answer.TTFBMS = x.elapsedMS()
 	if details := m.Attribute(codeDetails); details != "" && details != viaUpstream {
 		x.answer.Status = 0
-		return x.localAnswer(ctx, details)
+		x.localReply = true
+		return nil, errLater
 	}
 	x.meter = x.dest.dialect.NewMeter(m.Header("content-type"))
 	if m.EndOfStream {
-		if err := x.settle(ctx); err != nil {
-			return nil, err
-		}
+		return nil, errLater
 	}
 	return withHeader(receiptHeader, x.id), nil
 }
 
 // localAnswer is Envoy's own answer to an allowed call (no route, upstream unreachable, time out): recorded as cut with
 // Envoy's reason, and passed on as it is.
-func (x *exchange) localAnswer(ctx context.Context, details string) (*message.Response, error) {
-	if err := x.record(ctx, x.completion(record.Cut, "envoy: "+clip(details))); err != nil {
+func (x *exchange) localAnswer(ctx context.Context, m *message.Request) (*message.Response, error) {
+	if err := x.record(ctx, x.completion(record.Cut, "envoy: "+clip(m.Attribute(codeDetails)))); err != nil {
 		return nil, err
 	}
 	x.gate.metrics.cut.Inc()
-	x.localReply = true
 	r := withHeader(receiptHeader, x.id)
 	r.SkipResponseBody = true
 	return r, nil
@@ -57,7 +55,7 @@ func withHeader(name, value string) *message.Response {
 }
 
 // responseBody hashes and measures one chunk. The last one is held until the receipt is as durable as promised.
-func (x *exchange) responseBody(ctx context.Context, m *message.Request) (*message.Response, error) {
+func (x *exchange) responseBody(m *message.Request) (*message.Response, error) {
 	if d := x.stillTrusted(); d != nil {
 		// close records the cut; Envoy resets the client's connection, so nothing more is released.
 		x.gate.cfg.Log.Warn("open answer cut", "receipt", x.id, "code", d.Code)
@@ -67,18 +65,9 @@ func (x *exchange) responseBody(ctx context.Context, m *message.Request) (*messa
 	x.meter.Write(m.Body)
 	x.answer.ResponseBytes += int64(len(m.Body))
 	if m.EndOfStream {
-		if err := x.settle(ctx); err != nil {
-			return nil, err
-		}
+		return nil, errLater
 	}
 	return goOn(m.Kind), nil
-}
-
-func (x *exchange) responseTrailers(ctx context.Context) (*message.Response, error) {
-	if err := x.settle(ctx); err != nil {
-		return nil, err
-	}
-	return goOn(message.ResponseTrailers), nil
 }
 
 // refusedByEnvoy is an answer that Envoy made before there was a verdict: a body over the limit, an encoded slash. Envoy

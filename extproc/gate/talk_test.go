@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"sallyport/extproc/message"
+	"sallyport/extproc/server"
 	"sallyport/signer/code"
 )
 
@@ -20,43 +21,34 @@ import (
 // that what the gate reads and writes by itself is held against those.
 type talk struct {
 	f      *fixture
+	x      server.Exchange
 	ctx    context.Context
-	hangUp context.CancelFunc
-	in     chan *extprocv3.ProcessingRequest
+	cancel context.CancelFunc
 	out    chan *extprocv3.ProcessingResponse
 	ended  chan error
-	broken atomic.Bool // Send fails
+	broken atomic.Bool // answers do not arrive
+	gone   atomic.Bool // Envoy has hung up while the gate was at work
 }
 
 func (k *talk) Context() context.Context { return k.ctx }
 
-func (k *talk) Recv() (*message.Request, error) {
-	select {
-	case m, ok := <-k.in:
-		if !ok {
-			return nil, io.EOF
-		}
-		b, err := proto.Marshal(m)
-		if err != nil {
-			return nil, err
-		}
-		return message.Parse(b)
-	case <-k.ctx.Done():
-		return nil, k.ctx.Err()
-	}
-}
+var errGone = errors.New("the stream is gone")
 
-func (k *talk) Send(answer *message.Response) error {
-	if k.broken.Load() {
-		return errors.New("the stream is gone")
+// Reply does what the server does with an answer.
+func (k *talk) Reply(answer *message.Response, err error) {
+	switch {
+	case err == nil && (k.broken.Load() || k.gone.Load()):
+		err = errGone
+	case err == nil:
+		r := new(extprocv3.ProcessingResponse)
+		if err := proto.Unmarshal(answer.Append(nil), r); err != nil {
+			panic(err)
+		}
+		k.f.journal.add("answer " + kindOf(r))
+		k.out <- r
+		return
 	}
-	r := new(extprocv3.ProcessingResponse)
-	if err := proto.Unmarshal(answer.Append(nil), r); err != nil {
-		return err
-	}
-	k.f.journal.add("answer " + kindOf(r))
-	k.out <- r
-	return nil
+	k.ended <- k.x.End(err)
 }
 
 func kindOf(r *extprocv3.ProcessingResponse) string {
@@ -81,18 +73,22 @@ func kindOf(r *extprocv3.ProcessingResponse) string {
 func (f *fixture) open() *talk {
 	ctx, cancel := context.WithCancel(context.Background())
 	f.t.Cleanup(cancel)
-	k := &talk{f: f, ctx: ctx, hangUp: cancel, in: make(chan *extprocv3.ProcessingRequest), out: make(chan *extprocv3.ProcessingResponse, 1), ended: make(chan error, 1)}
-	go func() { k.ended <- f.gate.Process(k) }()
+	k := &talk{f: f, ctx: ctx, cancel: cancel, out: make(chan *extprocv3.ProcessingResponse, 1), ended: make(chan error, 1)}
+	k.x = f.gate.Open(k)
 	return k
 }
 
 // send hands over a message and waits for its answer or for the end of the stream.
 func (k *talk) send(m *extprocv3.ProcessingRequest) (*extprocv3.ProcessingResponse, error) {
 	k.f.t.Helper()
-	select {
-	case k.in <- m:
-	case <-time.After(patience):
-		k.f.t.Fatal("the gate does not read")
+	b, err := proto.Marshal(m)
+	if err != nil {
+		k.f.t.Fatal(err)
+	}
+	if r, err := message.Parse(b); err != nil {
+		k.ended <- k.x.End(err)
+	} else {
+		k.x.Handle(r)
 	}
 	select {
 	case r := <-k.out:
@@ -145,11 +141,25 @@ func (k *talk) mustRefuse(want code.Code, m *extprocv3.ProcessingRequest) *extpr
 	return im
 }
 
-// end is Envoy's closing of the stream; it returns what Process returned.
+// end is Envoy's closing of the stream; it returns the stream's status.
 func (k *talk) end() error {
 	k.f.t.Helper()
-	close(k.in)
+	k.ended <- k.x.End(io.EOF)
 	return k.result()
+}
+
+// hangUp is Envoy's giving up while nothing is asked.
+func (k *talk) hangUp() error {
+	k.f.t.Helper()
+	k.cancel()
+	k.ended <- k.x.End(errGone)
+	return k.result()
+}
+
+// hangUpMeanwhile is the same while the gate is at work.
+func (k *talk) hangUpMeanwhile() {
+	k.gone.Store(true)
+	k.cancel()
 }
 
 func (k *talk) result() error {

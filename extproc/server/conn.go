@@ -2,7 +2,6 @@ package server
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,8 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc/codes"
+
+	"sallyport/extproc/message"
 )
 
 const (
@@ -29,19 +30,18 @@ const (
 	maxHeaderBytes  = 64 << 10 // of a stream's own headers, which Envoy makes
 	helloTimeout    = 10 * time.Second
 	writeTimeout    = 30 * time.Second
-	maxQueuedWrites = 64 << 20 // bytes; a client that asks and does not read is cut off
 )
 
 const processMethod = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
-// conn is one connection of Envoy's. One goroutine reads it, one writes it, and each stream has its own.
+// conn is one connection of Envoy's. One goroutine reads it and one writes it.
 type conn struct {
 	srv    *Server
 	nc     net.Conn
 	framer *http2.Framer // reads only
 
 	mu      sync.Mutex
-	changed *sync.Cond // windows, the last stream's end, the connection's end
+	changed *sync.Cond // the last stream's end, the connection's end
 	streams map[uint32]*stream
 	last    uint32 // highest stream that was opened
 	out     []byte // to be written
@@ -50,12 +50,16 @@ type conn struct {
 
 	window   int64 // what we may still send
 	initial  int64 // the same for a new stream
+	held     int   // streams that wait for a window
 	maxFrame int
 
 	taken int // bytes received since the connection's window was refilled
 }
 
-var errLost = fmt.Errorf("the connection was lost: %w", context.Canceled)
+// errGone is wrapped where Envoy has given up a stream, by itself or with the connection.
+var errGone = errors.New("the stream is gone")
+
+var errLost = fmt.Errorf("%w: the connection was lost", errGone)
 
 var errProtocol = errors.New("HTTP/2 protocol error")
 
@@ -128,7 +132,7 @@ func (c *conn) frame(f http2.Frame) error {
 		s := c.streams[f.StreamID]
 		c.mu.Unlock()
 		if s != nil {
-			s.fail(fmt.Errorf("reset by Envoy: %v: %w", f.ErrCode, context.Canceled))
+			s.fail(fmt.Errorf("%w: Envoy reset it: %v", errGone, f.ErrCode))
 		}
 	case *http2.SettingsFrame:
 		return c.settings(f)
@@ -164,17 +168,29 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) error {
 		s.end()
 		return nil
 	}
+	c.mu.Unlock()
 	s = newStream(c, f.StreamID)
+	var unknown error
+	switch path := f.PseudoValue("path"); path {
+	case processMethod:
+		s.exchange = c.srv.cfg.Open(s)
+	case healthMethod:
+		s.exchange = &health{s}
+	default:
+		s.exchange, unknown = &health{s}, statusError(codes.Unimplemented, "there is no method "+path)
+	}
+	c.mu.Lock()
+	err := c.err
 	c.last, c.streams[f.StreamID] = f.StreamID, s
 	c.mu.Unlock()
-	handler := c.srv.cfg.Handler
-	if path := f.PseudoValue("path"); path != processMethod {
-		handler = otherMethod(path)
-	}
-	if f.StreamEnded() {
+	switch {
+	case err != nil: // the writer noticed first
+		s.fail(errLost)
+	case unknown != nil:
+		s.fail(unknown)
+	case f.StreamEnded():
 		s.end()
 	}
-	go s.run(handler)
 	return nil
 }
 
@@ -195,9 +211,7 @@ func (c *conn) data(f *http2.DataFrame) error {
 	if s == nil {
 		return nil // the rest of a stream that we have ended
 	}
-	if err := s.take(f.Data(), n); err != nil {
-		return err
-	}
+	s.take(f.Data(), n)
 	if f.StreamEnded() {
 		s.end()
 	}
@@ -231,7 +245,7 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 	}
 	c.out = appendSettingsAck(c.out)
 	c.flush()
-	c.changed.Broadcast()
+	c.resume(0)
 	return nil
 }
 
@@ -249,8 +263,22 @@ func (c *conn) windowUpdate(f *http2.WindowUpdateFrame) error {
 	if *window += int64(f.Increment); *window > maxWindow {
 		return fmt.Errorf("%w: window of stream %d over 2^31-1", errProtocol, f.StreamID)
 	}
-	c.changed.Broadcast()
+	c.resume(f.StreamID)
 	return nil
+}
+
+// resume sends what waited for a window, of one stream or, with 0, of all; the caller holds mu.
+func (c *conn) resume(id uint32) {
+	if c.held == 0 {
+		return
+	}
+	if id != 0 {
+		c.streams[id].sendHeld()
+		return
+	}
+	for _, s := range c.streams {
+		s.sendHeld()
+	}
 }
 
 // reset ends a stream that broke the protocol.
@@ -327,7 +355,7 @@ func (c *conn) fail(err error) {
 	}
 }
 
-// wait returns when every stream's handler has.
+// wait returns when every stream's exchange has ended.
 func (c *conn) wait() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -351,18 +379,22 @@ func (c *conn) drain(deadline time.Time) {
 	c.fail(errDrained)
 }
 
-// otherMethod answers what is not the processing protocol: the health check, and nothing else.
-func otherMethod(path string) Handler {
-	return func(s Stream) error {
-		if path == healthMethod {
-			return s.(*stream).sendRaw(serving)
-		}
-		return statusError(codes.Unimplemented, "there is only "+processMethod)
-	}
-}
+// health answers the health protocol, grpc.health.v1, with one constant: a process that serves can refuse, so it is always
+// serving. What it lacks it says itself, with a code, where Envoy could only say 503.
+type health struct{ s *stream }
 
-// The health protocol, grpc.health.v1: a process that serves can refuse, so it is always serving. What it lacks it says
-// itself, with a code, where Envoy could only say 503.
 const healthMethod = "/grpc.health.v1.Health/Check"
 
 var serving = []byte{1 << 3, 1} // HealthCheckResponse{status: SERVING}
+
+func (h *health) Handle(*message.Request) {
+	h.s.Reply(nil, statusError(codes.Internal, "no processing here"))
+}
+
+func (h *health) End(why error) error {
+	if why == io.EOF || errors.Is(why, message.ErrMalformed) { // its request is no message of the processing protocol
+		h.s.send(serving)
+		return nil
+	}
+	return why
+}

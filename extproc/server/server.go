@@ -1,8 +1,8 @@
 // Package server serves Envoy's external processing protocol over HTTP/2: gRPC with one method, for one kind of client
 // that keeps few connections with very many short streams. A stock gRPC server spends most of a call's time on what this
 // protocol does not use, so only what it does use is here: frames and header compression are golang.org/x/net's, the
-// messages are package message's, and what stands between is small. Every stream has one goroutine; what many streams
-// answer at the same time leaves in one write.
+// messages are package message's, and what stands between is small. A message is handed over by the goroutine that read
+// it; what many streams answer at the same time leaves in one write.
 package server
 
 import (
@@ -14,31 +14,35 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"sallyport/extproc/message"
 )
 
-// Stream is one exchange's conversation with Envoy. Its methods are for one goroutine.
-type Stream interface {
-	// Context ends when Envoy resets the stream or the connection is lost.
-	Context() context.Context
-	// Recv waits for the next message. io.EOF: Envoy has no more to say.
-	Recv() (*message.Request, error)
-	// Send answers.
-	Send(*message.Response) error
+// Exchange is one stream's conversation as whoever decides sees it. Its methods are never called at the same time.
+type Exchange interface {
+	// Handle takes the next message. It must not wait, because the other streams' messages are behind this one; what has
+	// to wait goes on elsewhere. Every message is answered by exactly one Stream.Reply, in Handle or later, and the next
+	// message comes after that. The message's body must not be changed; it is the exchange's to keep.
+	Handle(m *message.Request)
+	// End says that no message will come: io.EOF if Envoy had no more to say, message.ErrMalformed if it said what cannot
+	// be read, the error of the last Reply if there was one, anything else if the stream broke. What it returns is the
+	// stream's gRPC status; an error without one is Aborted.
+	End(why error) error
 }
 
-// Handler carries one stream from its first message to its end. Its error ends the stream with that gRPC status; an
-// error without one is Aborted.
-type Handler func(Stream) error
+// Stream is one stream as an exchange sees it.
+type Stream interface {
+	// Context ends when the stream does.
+	Context() context.Context
+	// Reply answers the message that was handed over last. With an error, the stream ends and nothing is answered. It may
+	// be called from any goroutine, and does not wait for Envoy to read.
+	Reply(r *message.Response, err error)
+}
 
 // Config of a server. All of it is required.
 type Config struct {
-	Handler    Handler
-	MaxMessage int           // bytes of one message; a larger one ends its stream with ResourceExhausted
-	Grace      time.Duration // how long open streams may go on when the server is to end
+	Open       func(Stream) Exchange // makes the exchange of a new stream
+	MaxMessage int                   // bytes of one message; a larger one ends its stream with ResourceExhausted
+	Grace      time.Duration         // how long open streams may go on when the server is to end
 	Log        *slog.Logger
 }
 
@@ -114,18 +118,4 @@ func (s *Server) drain() {
 		idle.Go(func() { c.drain(deadline) })
 	}
 	idle.Wait()
-}
-
-// grpcStatus is what an error of the handler's looks like on the wire.
-func grpcStatus(err error) (codes.Code, string) {
-	if err == nil {
-		return codes.OK, ""
-	}
-	if st, ok := status.FromError(err); ok {
-		return st.Code(), st.Message()
-	}
-	if errors.Is(err, context.Canceled) {
-		return codes.Canceled, err.Error()
-	}
-	return codes.Aborted, err.Error()
 }

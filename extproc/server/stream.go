@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -21,88 +22,62 @@ const (
 	maxWaiting = 256 << 10
 )
 
-// stream is one call of the method. The connection's reader feeds it, the handler's goroutine reads and answers.
+// stream is one call of the method. The connection's reader feeds it; whoever calls Reply goes on with what came since.
 type stream struct {
-	conn *conn
-	id   uint32
-
-	// ctx is the stream's own.
-	ctx    context.Context
-	cancel context.CancelFunc
+	conn     *conn
+	id       uint32
+	exchange Exchange
 
 	mu      sync.Mutex
-	arrived *sync.Cond
-	whole   [][]byte // messages not read yet
+	whole   [][]byte // messages not handed over yet
 	waiting int      // their bytes
 	owed    int      // bytes taken for which the window was not opened again
 	ended   bool     // Envoy has no more to say
-	err     error
+	err     error    // why the stream is broken
+	busy    bool     // a message is with the exchange
+	inside  bool     // and Handle has not returned
+	replied bool     // while it was inside
+	over    bool     // End was called
+	ctx     context.Context
+	cancel  context.CancelFunc
 
 	// The connection's reader's own: a message that is still arriving.
 	head    []byte
 	partial []byte
 	missing int
 
-	// Of the connection's mu.
-	window int64 // what we may still send
+	enc []byte // of whoever replies
 
-	// The handler's own.
-	began bool // headers are sent
-	enc   []byte
+	// Of the connection's mu.
+	window  int64  // what we may still send
+	began   bool   // headers are sent
+	unsent  []byte // what waits for a window
+	ending  []byte // the last frames, which wait for what is unsent
+	removed bool
 }
 
 func newStream(c *conn, id uint32) *stream {
-	s := &stream{conn: c, id: id, window: c.initial}
-	s.arrived = sync.NewCond(&s.mu)
-	s.ctx, s.cancel = context.WithCancel(context.Background())
-	return s
+	return &stream{conn: c, id: id, window: c.initial}
 }
 
-// run is the stream's goroutine.
-func (s *stream) run(h Handler) {
-	err := h(s)
-	s.finish(err)
-	s.cancel()
-}
-
-func (s *stream) Context() context.Context { return s.ctx }
-
-func (s *stream) Recv() (*message.Request, error) {
-	b, err := s.next()
-	if err != nil {
-		return nil, err
-	}
-	return message.Parse(b)
-}
-
-// next waits for a whole message. What came before the end is still handed out; what came before a failure is not.
-func (s *stream) next() ([]byte, error) {
+// Context is made when it is first asked for: most messages are answered at once.
+func (s *stream) Context() context.Context {
 	s.mu.Lock()
-	for len(s.whole) == 0 && !s.ended && s.err == nil {
-		s.arrived.Wait()
+	defer s.mu.Unlock()
+	if s.ctx == nil {
+		s.ctx, s.cancel = context.WithCancel(context.Background())
+		if s.over || s.err != nil {
+			s.cancel()
+		}
 	}
-	if s.err != nil {
-		s.mu.Unlock()
-		return nil, s.err
-	}
-	if len(s.whole) == 0 {
-		s.mu.Unlock()
-		return nil, io.EOF
-	}
-	b := s.whole[0]
-	s.whole = s.whole[1:]
-	s.waiting -= len(b)
-	open := s.credit()
-	s.mu.Unlock()
-	s.open(open)
-	return b, nil
+	return s.ctx
 }
 
-// take gets bytes from the connection's reader; n is what they count in the window. Its error ends the connection.
-func (s *stream) take(b []byte, n int) error {
+// take gets bytes from the connection's reader; n is what they count in the window.
+func (s *stream) take(b []byte, n int) {
 	var whole [][]byte
 	for len(b) > 0 {
-		if s.missing == 0 && len(s.head) < grpcHead {
+		if len(s.head) < grpcHead {
 			k := min(grpcHead-len(s.head), len(b))
 			s.head, b = append(s.head, b[:k]...), b[k:]
 			if len(s.head) < grpcHead {
@@ -110,7 +85,7 @@ func (s *stream) take(b []byte, n int) error {
 			}
 			if err := s.begin(); err != nil {
 				s.fail(err)
-				return nil
+				return
 			}
 		}
 		k := min(s.missing, len(b))
@@ -127,12 +102,9 @@ func (s *stream) take(b []byte, n int) error {
 	}
 	s.owed += n
 	open := s.credit()
-	if len(whole) > 0 {
-		s.arrived.Signal()
-	}
 	s.mu.Unlock()
 	s.open(open)
-	return nil
+	s.advance()
 }
 
 // begin reads a message's head.
@@ -170,116 +142,221 @@ func (s *stream) open(n int) {
 	c.flush()
 }
 
-// end says that Envoy has no more to say.
+// end says that Envoy has no more to say. What it said before is still handed over.
 func (s *stream) end() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.ended = true
-	s.arrived.Signal()
+	s.mu.Unlock()
+	s.advance()
 }
 
-// fail ends the stream from below: what was not read is dropped.
+// fail ends the stream from below: what was not handed over is dropped, and who waits on its behalf may stop.
 func (s *stream) fail(err error) {
 	s.mu.Lock()
 	if s.err == nil {
 		s.err = err
 	}
-	s.arrived.Signal()
+	s.whole = nil
+	if s.cancel != nil {
+		s.cancel()
+	}
 	s.mu.Unlock()
-	s.cancel()
+	s.advance()
 	c := s.conn
-	c.mu.Lock() // one who waits for a window looks at the error too
-	c.changed.Broadcast()
+	c.mu.Lock()
+	if s.ending != nil && !s.removed { // it had ended, and its last words will not be read
+		s.drop()
+	}
 	c.mu.Unlock()
 }
 
-func (s *stream) failure() error {
+// advance hands over what may be handed over now, message by message, as long as each is answered at once; then it
+// leaves the rest to Reply.
+func (s *stream) advance() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
-}
-
-func (s *stream) Send(r *message.Response) error {
-	s.enc = r.Append(s.enc[:0])
-	return s.sendRaw(s.enc)
-}
-
-// sendRaw sends one message.
-func (s *stream) sendRaw(m []byte) error {
-	if err := s.failure(); err != nil {
-		return err
+	for !s.busy && !s.over {
+		switch {
+		case s.err != nil:
+			s.finish(s.err)
+		case len(s.whole) > 0:
+			s.next()
+		case s.ended:
+			s.finish(io.EOF)
+		default:
+			s.mu.Unlock()
+			return
+		}
 	}
+	s.mu.Unlock()
+}
+
+// next hands over one message; mu is held at the beginning and at the end, not in between.
+func (s *stream) next() {
+	b := s.whole[0]
+	s.whole = s.whole[1:]
+	s.waiting -= len(b)
+	open := s.credit()
+	s.busy, s.inside, s.replied = true, true, false
+	s.mu.Unlock()
+	s.open(open)
+	m, err := message.Parse(b)
+	if err == nil {
+		s.exchange.Handle(m)
+	}
+	s.mu.Lock()
+	if err != nil && s.err == nil {
+		s.err = err
+	}
+	s.inside = false
+	if s.replied || err != nil {
+		s.busy = false
+	}
+}
+
+// Reply is the exchange's answer.
+func (s *stream) Reply(r *message.Response, err error) {
+	if err == nil {
+		s.enc = r.Append(s.enc[:0])
+		s.send(s.enc)
+	}
+	s.mu.Lock()
+	if err != nil && s.err == nil {
+		s.err = err
+	}
+	if s.inside { // whoever is in next goes on
+		s.replied = true
+		s.mu.Unlock()
+		return
+	}
+	s.busy = false
+	s.mu.Unlock()
+	s.advance()
+}
+
+// finish ends exchange and stream; mu is held at the beginning and at the end, not in between.
+func (s *stream) finish(why error) {
+	s.over = true
+	if s.cancel != nil {
+		s.cancel()
+	}
+	s.mu.Unlock()
+	s.close(s.exchange.End(why))
+	s.mu.Lock()
+}
+
+// send queues one message. What the windows do not let through waits without holding anybody up.
+func (s *stream) send(m []byte) {
 	c := s.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.err != nil || s.removed {
+		return
+	}
 	if !s.began {
 		s.began = true
 		c.out = appendFrame(c.out, frameHeaders, flagEndHeaders, s.id, responseHeaders)
 	}
-	if c.err != nil {
-		return errLost
-	}
-	total := grpcHead + len(m)
 	var head [grpcHead]byte
 	binary.BigEndian.PutUint32(head[1:], uint32(len(m))) //nolint:gosec // our own answers
-	if total <= c.maxFrame && int64(total) <= min(c.window, s.window) && len(c.out) < maxQueuedWrites {
+	total := grpcHead + len(m)
+	if len(s.unsent) == 0 && total <= c.maxFrame && int64(total) <= min(c.window, s.window) {
 		c.out = appendFrameHead(c.out, frameData, 0, s.id, total)
 		c.out = append(append(c.out, head[:]...), m...)
 		c.window -= int64(total)
 		s.window -= int64(total)
 		c.flush()
-		return nil
+		return
 	}
-	return s.sendParts(append(head[:], m...))
+	if len(s.unsent) == 0 {
+		c.held++
+	}
+	s.unsent = append(append(s.unsent, head[:]...), m...)
+	s.sendHeld()
 }
 
-// sendParts sends what does not fit one frame or the windows, waiting for room; the caller holds the connection's mu.
-func (s *stream) sendParts(b []byte) error {
+// sendHeld sends what waited, as far as the windows allow; the caller holds the connection's mu.
+func (s *stream) sendHeld() {
+	if len(s.unsent) == 0 {
+		return
+	}
 	c := s.conn
-	for len(b) > 0 {
-		if c.err != nil {
-			return errLost
+	for len(s.unsent) > 0 {
+		room := min(int64(c.maxFrame), c.window, s.window, int64(len(s.unsent)))
+		if room <= 0 {
+			break
 		}
-		if err := s.failure(); err != nil {
-			return err
-		}
-		room := min(int64(c.maxFrame), c.window, s.window, int64(len(b)))
-		if room <= 0 || len(c.out) >= maxQueuedWrites {
-			c.changed.Wait()
-			continue
-		}
-		c.out = appendFrame(c.out, frameData, 0, s.id, b[:room])
+		c.out = appendFrame(c.out, frameData, 0, s.id, s.unsent[:room])
 		c.window -= room
 		s.window -= room
-		b = b[room:]
-		c.flush()
+		s.unsent = s.unsent[room:]
 	}
-	return nil
+	c.flush()
+	if len(s.unsent) > 0 {
+		return
+	}
+	s.unsent = nil
+	c.held--
+	if s.ending != nil {
+		c.out = append(c.out, s.ending...)
+		s.remove()
+	}
 }
 
-// finish ends the stream with the handler's result, unless Envoy has ended it already.
-func (s *stream) finish(err error) {
+// close ends the stream with a status, behind whatever is still to be sent.
+func (s *stream) close(err error) {
 	code, text := grpcStatus(err)
 	s.mu.Lock()
-	failed, ended := s.err, s.ended
+	// What Envoy has reset needs no last word. What we found wrong ourselves is said.
+	silent := errors.Is(s.err, errGone)
+	ended := s.ended
 	s.mu.Unlock()
-	if st, ok := status.FromError(failed); failed != nil && ok {
-		code, text, failed = st.Code(), st.Message(), nil // our own reason: it is said
-	}
 	c := s.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if failed == nil && c.err == nil {
-		c.out = appendTrailers(c.out, s.id, !s.began, code, text)
-		if !ended {
-			c.out = appendReset(c.out, s.id, 0) // nothing more is read
-		}
-		c.flush()
+	if silent || c.err != nil {
+		s.drop()
+		return
 	}
+	last := appendTrailers(nil, s.id, !s.began, code, text)
+	if !ended {
+		last = appendReset(last, s.id, 0) // nothing more is read
+	}
+	if len(s.unsent) > 0 {
+		s.ending = last
+		return
+	}
+	c.out = append(c.out, last...)
+	c.flush()
+	s.remove()
+}
+
+// drop gives up what is unsent; the caller holds the connection's mu.
+func (s *stream) drop() {
+	if len(s.unsent) > 0 {
+		s.unsent = nil
+		s.conn.held--
+	}
+	s.remove()
+}
+
+func (s *stream) remove() {
+	c := s.conn
+	s.removed = true
 	delete(c.streams, s.id)
 	if len(c.streams) == 0 {
 		c.changed.Broadcast()
 	}
+}
+
+// grpcStatus is what an error of the exchange's looks like on the wire.
+func grpcStatus(err error) (codes.Code, string) {
+	if err == nil {
+		return codes.OK, ""
+	}
+	if st, ok := status.FromError(err); ok {
+		return st.Code(), st.Message()
+	}
+	return codes.Aborted, err.Error()
 }
 
 func statusError(c codes.Code, text string) error { return status.Error(c, text) }
