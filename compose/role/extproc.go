@@ -22,6 +22,7 @@ func ExtProcName(index int) string { return fmt.Sprintf("extproc-%d", index) }
 
 // ExtProc runs one of the deciding processes.
 func (p *Process) ExtProc(ctx context.Context, index int) error {
+	tune()
 	c := p.Config
 	sockets := c.ExtProcSockets()
 	if index < 0 || index >= len(sockets) {

@@ -24,6 +24,7 @@ func IssuerSocket(c *config.Config) string { return c.Socket("issuer") }
 // Signer runs the signer: the only process that holds private keys. It records calls for the ext_proc processes, and
 // issues and withdraws tokens.
 func (p *Process) Signer(ctx context.Context) error {
+	tune()
 	c := p.Config
 	if err := Prepare(c); err != nil {
 		return err
