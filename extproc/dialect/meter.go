@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"math"
 	"mime"
+	"strconv"
 	"strings"
+
+	"sallyport/signer/jcs"
 )
 
 // usageNames are the members of a provider's usage object. The first of a list that is there counts; what is listed
@@ -19,6 +22,7 @@ type meter struct {
 	names *usageNames
 	write func([]byte)
 	seen  map[string]int64 // counts by member, the latest report of each
+	found []reported       // scratch
 	model string
 	named string // the model as the answer spelt it last; every event of a stream repeats it
 }
@@ -27,7 +31,10 @@ func (d *dialect) NewMeter(contentType string) Meter {
 	m := &meter{names: &d.usage}
 	t := &tap{emit: m.take}
 	t.reset()
-	media, _, _ := mime.ParseMediaType(contentType)
+	media := contentType
+	if media != "application/json" && media != "text/event-stream" { // nearly all are just that
+		media, _, _ = mime.ParseMediaType(contentType)
+	}
 	switch {
 	case media == "text/event-stream":
 		m.write = newSSE(t).write
@@ -54,25 +61,44 @@ func (m *meter) take(key string, value []byte) {
 		}
 		return
 	}
-	var members map[string]json.RawMessage
-	if json.Unmarshal(value, &members) != nil {
-		return
-	}
+	found := m.found[:0]
 	n := m.names
-	for _, names := range [...][]string{n.input, n.inputMore, n.output, n.outputMore} {
-		for _, name := range names {
-			if v, ok := count(members[name]); ok {
-				if m.seen == nil {
-					m.seen = make(map[string]int64, 4)
+	err := jcs.Scan(value, func(key, value []byte) error {
+		for _, names := range [...][]string{n.input, n.inputMore, n.output, n.outputMore} {
+			for _, name := range names {
+				if v, ok := count(key, name, value); ok {
+					found = append(found, reported{name, v})
 				}
-				m.seen[name] = v
 			}
 		}
+		return nil
+	})
+	m.found = found
+	if err != nil {
+		return // broken: nothing of it counts
+	}
+	for _, f := range found {
+		if m.seen == nil {
+			m.seen = make(map[string]int64, 4)
+		}
+		m.seen[f.name] = f.count
 	}
 }
 
-// count reads a count of tokens; what is no non-negative number is none.
-func count(raw json.RawMessage) (int64, bool) {
+// reported is a count as one report has it.
+type reported struct {
+	name  string
+	count int64
+}
+
+// count reads a count of tokens, if the member is the one of that name; what is no non-negative number is none.
+func count(key []byte, name string, raw []byte) (int64, bool) {
+	if string(key) != name {
+		return 0, false
+	}
+	if n, err := strconv.ParseUint(string(raw), 10, 53); err == nil {
+		return int64(n), true //nolint:gosec // 53 bits
+	}
 	var f *float64
 	if len(raw) == 0 || json.Unmarshal(raw, &f) != nil || f == nil || *f < 0 || *f > 1<<53 {
 		return 0, false

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"regexp"
 	"strings"
 
 	"sallyport/extproc/decide"
@@ -17,11 +16,24 @@ import (
 	"sallyport/signer/weaken"
 )
 
-// runID is what a client may send as X-Run-Id and X-Idempotency-Key.
-var runID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
+// isRunID tells what a client may send as X-Run-Id and X-Idempotency-Key.
+func isRunID(s string) bool { return len(s) >= 1 && len(s) <= 128 && isOf(s, "._:-") }
 
-// eventHash is what a client that records for itself may send as X-Event-Hash (WIRE 6.1).
-var eventHash = regexp.MustCompile(`^[A-Za-z0-9_-]{8,128}$`)
+// isEventHash tells what a client that records for itself may send as X-Event-Hash (WIRE 6.1).
+func isEventHash(s string) bool { return len(s) >= 8 && len(s) <= 128 && isOf(s, "_-") }
+
+// isOf tells whether all of s is letters and digits of ASCII, or among others.
+func isOf(s, others string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if c|0x20 < 'a' || c|0x20 > 'z' {
+			if (c < '0' || c > '9') && strings.IndexByte(others, c) < 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
 
 // requestHeaders is the first half of the way in: everything that can be refused without the body is refused before
 // Envoy buffers one.
@@ -131,11 +143,11 @@ func (x *exchange) authenticate() *code.Denial {
 		return code.Deny(code.PolicyRequired, "")
 	case r.policyHash != "" && r.policyHash != t.PolicyHash:
 		return code.Deny(code.PolicyHashMismatch, "")
-	case r.runID != "" && !runID.MatchString(r.runID):
+	case r.runID != "" && !isRunID(r.runID):
 		return code.Deny(code.InvalidRequest, "X-Run-Id must be 1 to 128 of A-Z a-z 0-9 . _ : -")
-	case r.eventHash != "" && !eventHash.MatchString(r.eventHash):
+	case r.eventHash != "" && !isEventHash(r.eventHash):
 		return code.Deny(code.InvalidRequest, "X-Event-Hash must be 8 to 128 of base64url")
-	case r.idempotencyKey != "" && !runID.MatchString(r.idempotencyKey):
+	case r.idempotencyKey != "" && !isRunID(r.idempotencyKey):
 		return code.Deny(code.InvalidRequest, "X-Idempotency-Key must be 1 to 128 of A-Z a-z 0-9 . _ : -")
 	}
 	x.refusal.RunID = x.run()
@@ -178,7 +190,7 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*message.Mutation, *
 		return nil, code.Deny(code.EvidenceDown, "")
 	}
 	x.phase = phaseUpstream
-	x.gate.metrics.decisions.WithLabelValues("allow", "").Inc()
+	x.gate.metrics.allowed.Inc()
 	return rewritten, nil
 }
 

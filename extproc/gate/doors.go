@@ -32,6 +32,8 @@ type door struct {
 	dialect dialect.Dialect
 	host    string // authority sent upstream
 	name    string // the same without a default port: how contracts and secret classes name it
+
+	observed observed
 }
 
 // destination is a request's way out: which upstream, which of its endpoints.

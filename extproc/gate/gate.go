@@ -140,6 +140,9 @@ func New(cfg Config) (*Gate, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, dr := range d.inTurn {
+		dr.observed = m.of(dr.Provider)
+	}
 	return &Gate{
 		cfg:       cfg,
 		doors:     d,

@@ -9,6 +9,7 @@ import (
 // metrics are the gate's numbers. Labels are bounded: codes come from the closed list, providers from the configuration.
 type metrics struct {
 	decisions *prometheus.CounterVec
+	allowed   prometheus.Counter // of decisions
 	settled   *prometheus.CounterVec
 	tokens    *prometheus.CounterVec
 	seconds   *prometheus.HistogramVec
@@ -30,6 +31,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		abandoned: prometheus.NewCounter(prometheus.CounterOpts{Name: "sallyport_calls_abandoned_total", Help: "Calls that the client gave up before a verdict."}),
 		panics:    prometheus.NewCounter(prometheus.CounterOpts{Name: "sallyport_panics_total", Help: "Internal faults that ended an exchange; each was refused."}),
 	}
+	m.allowed = m.decisions.WithLabelValues("allow", "")
 	for _, c := range []prometheus.Collector{m.decisions, m.settled, m.tokens, m.seconds, m.cut, m.abandoned, m.panics} {
 		if err := r.Register(c); err != nil {
 			return nil, err
@@ -38,10 +40,27 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
-func (m *metrics) observe(x *exchange, c *record.Completion) {
-	p := x.dest.Provider
-	m.settled.WithLabelValues(p, string(c.Outcome)).Inc()
-	m.tokens.WithLabelValues(p, "input").Add(float64(c.TokensInput))
-	m.tokens.WithLabelValues(p, "output").Add(float64(c.TokensOutput))
-	m.seconds.WithLabelValues(p).Observe(float64(c.LatencyMS) / 1000)
+// observed are a provider's numbers, looked up once and not on every call.
+type observed struct {
+	completed, cut, input, output prometheus.Counter
+	seconds                       prometheus.Observer
+}
+
+func (m *metrics) of(provider string) observed {
+	return observed{
+		completed: m.settled.WithLabelValues(provider, string(record.Completed)), cut: m.settled.WithLabelValues(provider, string(record.Cut)),
+		input: m.tokens.WithLabelValues(provider, "input"), output: m.tokens.WithLabelValues(provider, "output"),
+		seconds: m.seconds.WithLabelValues(provider),
+	}
+}
+
+func (o *observed) settled(c *record.Completion) {
+	if c.Outcome == record.Completed {
+		o.completed.Inc()
+	} else {
+		o.cut.Inc()
+	}
+	o.input.Add(float64(c.TokensInput))
+	o.output.Add(float64(c.TokensOutput))
+	o.seconds.Observe(float64(c.LatencyMS) / 1000)
 }

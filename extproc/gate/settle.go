@@ -116,7 +116,7 @@ func (x *exchange) record(ctx context.Context, c *record.Completion) error {
 		return fmt.Errorf("%w: %s", errWithheld, code.EvidenceDown)
 	}
 	x.phase = phaseSettled
-	x.gate.metrics.observe(x, c)
+	x.dest.observed.settled(c)
 	x.settleIdempotency(ctx, c)
 	return nil
 }

@@ -34,19 +34,21 @@ const (
 
 const processMethod = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
-// conn is one connection of Envoy's. One goroutine reads it and one writes it.
+// conn is one connection of Envoy's. One goroutine reads it; whoever has something to say writes.
 type conn struct {
 	srv    *Server
 	nc     net.Conn
-	framer *http2.Framer // reads only
+	in     *bufio.Reader
+	framer *http2.Framer // reads only, from in
 
 	mu      sync.Mutex
 	changed *sync.Cond // the last stream's end, the connection's end
 	streams map[uint32]*stream
 	last    uint32 // highest stream that was opened
 	out     []byte // to be written
-	wake    chan struct{}
-	err     error // why it ended
+	spare   []byte // the last buffer that was written
+	writing bool   // somebody writes, and will look again
+	err     error  // why it ended
 
 	window   int64 // what we may still send
 	initial  int64 // the same for a new stream
@@ -61,15 +63,18 @@ var errGone = errors.New("the stream is gone")
 
 var errLost = fmt.Errorf("%w: the connection was lost", errGone)
 
+// errDrained is how a connection ends when the server does.
+var errDrained = errors.New("the server is ending")
+
 var errProtocol = errors.New("HTTP/2 protocol error")
 
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{
-		srv: s, nc: nc, streams: map[uint32]*stream{}, wake: make(chan struct{}, 1),
+		srv: s, nc: nc, in: bufio.NewReaderSize(nc, 64<<10), streams: map[uint32]*stream{},
 		window: defaultWindow, initial: defaultWindow, maxFrame: defaultMaxFrame,
 	}
 	c.changed = sync.NewCond(&c.mu)
-	c.framer = http2.NewFramer(io.Discard, bufio.NewReaderSize(nc, 64<<10))
+	c.framer = http2.NewFramer(io.Discard, c.in)
 	c.framer.SetReuseFrames()
 	c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	c.framer.MaxHeaderListSize = maxHeaderBytes
@@ -78,10 +83,12 @@ func newConn(s *Server, nc net.Conn) *conn {
 
 // serve carries the connection to its end; its error is why it ended.
 func (c *conn) serve() error {
-	var writer sync.WaitGroup
-	writer.Go(c.write)
 	err := c.hello()
 	for err == nil {
+		// Answers to all that was read at once leave at once.
+		if !c.frameAtHand() {
+			c.write()
+		}
 		var f http2.Frame
 		f, err = c.framer.ReadFrame()
 		var bad http2.StreamError
@@ -94,9 +101,19 @@ func (c *conn) serve() error {
 		}
 	}
 	c.fail(err)
-	writer.Wait()
 	c.wait()
 	return err
+}
+
+// frameAtHand tells whether the next frame is here already, so that reading it will not wait.
+func (c *conn) frameAtHand() bool {
+	const head = 9
+	n := c.in.Buffered()
+	if n < head {
+		return false
+	}
+	h, _ := c.in.Peek(head) // it is buffered
+	return n >= head+(int(h[0])<<16|int(h[1])<<8|int(h[2]))
 }
 
 // hello reads the client's preface and sends our settings.
@@ -105,7 +122,7 @@ func (c *conn) hello() error {
 		return err
 	}
 	preface := make([]byte, len(http2.ClientPreface))
-	if _, err := io.ReadFull(c.nc, preface); err != nil {
+	if _, err := io.ReadFull(c.in, preface); err != nil {
 		return err
 	}
 	if string(preface) != http2.ClientPreface {
@@ -115,7 +132,6 @@ func (c *conn) hello() error {
 	c.out = appendSettings(c.out, http2.Setting{ID: http2.SettingInitialWindowSize, Val: streamWindow},
 		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: maxHeaderBytes})
 	c.out = appendWindowUpdate(c.out, 0, connWindow-defaultWindow)
-	c.flush()
 	c.mu.Unlock()
 	return c.nc.SetReadDeadline(time.Time{})
 }
@@ -140,7 +156,6 @@ func (c *conn) frame(f http2.Frame) error {
 		if !f.IsAck() {
 			c.mu.Lock()
 			c.out = appendPingAck(c.out, f.Data)
-			c.flush()
 			c.mu.Unlock()
 		}
 	case *http2.WindowUpdateFrame:
@@ -205,7 +220,6 @@ func (c *conn) data(f *http2.DataFrame) error {
 	if c.taken += n; c.taken >= refill {
 		c.out = appendWindowUpdate(c.out, 0, uint32(c.taken)) //nolint:gosec // below refill and one frame
 		c.taken = 0
-		c.flush()
 	}
 	c.mu.Unlock()
 	if s == nil {
@@ -244,7 +258,6 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 		return err
 	}
 	c.out = appendSettingsAck(c.out)
-	c.flush()
 	c.resume(0)
 	return nil
 }
@@ -286,49 +299,36 @@ func (c *conn) reset(id uint32, code http2.ErrCode) {
 	c.mu.Lock()
 	s := c.streams[id]
 	c.out = appendReset(c.out, id, code)
-	c.flush()
 	c.mu.Unlock()
 	if s != nil {
 		s.fail(fmt.Errorf("%w: %v", errProtocol, code))
 	}
 }
 
-// flush wakes the writer; the caller holds mu.
-func (c *conn) flush() {
-	select {
-	case c.wake <- struct{}{}:
-	default: // it is awake already
-	}
-}
-
-// write sends what is queued until the connection has ended.
+// write sends what is queued, unless somebody is at it already, who then sends this too.
 func (c *conn) write() {
-	var spare []byte
-	for {
-		<-c.wake
-		c.mu.Lock()
-		out, err := c.out, c.err
-		c.out = spare[:0]
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.writing {
+		return
+	}
+	c.writing = true
+	for len(c.out) > 0 && c.err == nil {
+		out := c.out
+		c.out = c.spare[:0]
 		c.mu.Unlock()
-		if len(out) > 0 && (err == nil || errors.Is(err, errDrained)) {
-			_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout)) // fails only on a closed connection, as the write does
-			if _, werr := c.nc.Write(out); werr != nil {
-				c.fail(werr)
-			}
-		}
+		_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout)) // fails only on a closed connection, as the write does
+		_, err := c.nc.Write(out)
 		if err != nil {
-			_ = c.nc.Close()
-			return
+			c.fail(err)
 		}
-		spare = out
-		if cap(spare) > 1<<20 {
-			spare = nil // after a burst, memory is given back
+		c.mu.Lock()
+		if c.spare = out; cap(out) > 1<<20 {
+			c.spare = nil // after a burst, memory is given back
 		}
 	}
+	c.writing = false
 }
-
-// errDrained ends a connection whose last words are still to be written.
-var errDrained = errors.New("the server is ending")
 
 // fail ends the connection and with it all its streams.
 func (c *conn) fail(err error) {
@@ -336,20 +336,16 @@ func (c *conn) fail(err error) {
 		err = io.EOF
 	}
 	c.mu.Lock()
-	first := c.err == nil
-	if first {
+	if c.err == nil {
 		c.err = err
 	}
 	open := make([]*stream, 0, len(c.streams))
 	for _, s := range c.streams {
 		open = append(open, s)
 	}
-	c.flush()
 	c.changed.Broadcast()
 	c.mu.Unlock()
-	if first && !errors.Is(err, errDrained) {
-		_ = c.nc.Close() // so that reader and writer notice
-	}
+	_ = c.nc.Close() // so that the reader notices
 	for _, s := range open {
 		s.fail(errLost)
 	}
@@ -371,11 +367,14 @@ func (c *conn) drain(deadline time.Time) {
 	c.mu.Lock()
 	// No stream that is on its way is refused: it could only fail.
 	c.out = appendGoAway(c.out, maxWindow, http2.ErrCodeNo)
-	c.flush()
+	c.mu.Unlock()
+	c.write()
+	c.mu.Lock()
 	for len(c.streams) > 0 && c.err == nil {
 		c.changed.Wait()
 	}
 	c.mu.Unlock()
+	c.write()
 	c.fail(errDrained)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -139,7 +140,6 @@ func (s *stream) open(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.out = appendWindowUpdate(c.out, s.id, uint32(n)) //nolint:gosec // at most the window
-	c.flush()
 }
 
 // end says that Envoy has no more to say. What it said before is still handed over.
@@ -231,6 +231,9 @@ func (s *stream) Reply(r *message.Response, err error) {
 	s.busy = false
 	s.mu.Unlock()
 	s.advance()
+	// Others may be about to answer too, on what arrived together; then one of us writes for all.
+	runtime.Gosched()
+	s.conn.write()
 }
 
 // finish ends exchange and stream; mu is held at the beginning and at the end, not in between.
@@ -264,7 +267,6 @@ func (s *stream) send(m []byte) {
 		c.out = append(append(c.out, head[:]...), m...)
 		c.window -= int64(total)
 		s.window -= int64(total)
-		c.flush()
 		return
 	}
 	if len(s.unsent) == 0 {
@@ -290,7 +292,6 @@ func (s *stream) sendHeld() {
 		s.window -= room
 		s.unsent = s.unsent[room:]
 	}
-	c.flush()
 	if len(s.unsent) > 0 {
 		return
 	}
@@ -326,7 +327,6 @@ func (s *stream) close(err error) {
 		return
 	}
 	c.out = append(c.out, last...)
-	c.flush()
 	s.remove()
 }
 
