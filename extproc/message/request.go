@@ -165,13 +165,11 @@ func appendHeaders(dst []Header, b []byte, text string) ([]Header, error) {
 				return nil
 			}
 			part := inner[f.at : f.at+len(f.bytes)]
-			switch f.num {
-			case headerKey:
+			switch {
+			case f.num == headerKey:
 				h.Name = part
-			case headerText, headerRaw: // Envoy fills one of the two
-				if part != "" {
-					h.Value = part
-				}
+			case (f.num == headerText || f.num == headerRaw) && part != "": // Envoy fills one of the two
+				h.Value = part
 			}
 			return nil
 		}); err != nil {

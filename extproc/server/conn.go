@@ -76,6 +76,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 	c.changed = sync.NewCond(&c.mu)
 	c.framer = http2.NewFramer(io.Discard, c.in)
 	c.framer.SetReuseFrames()
+	c.framer.SetMaxReadFrameSize(defaultMaxFrame)
 	c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	c.framer.MaxHeaderListSize = maxHeaderBytes
 	return c
@@ -391,7 +392,7 @@ func (h *health) Handle(*message.Request) {
 }
 
 func (h *health) End(why error) error {
-	if why == io.EOF || errors.Is(why, message.ErrMalformed) { // its request is no message of the processing protocol
+	if errors.Is(why, io.EOF) || errors.Is(why, message.ErrMalformed) { // its request is no message of the processing protocol
 		h.s.send(serving)
 		return nil
 	}

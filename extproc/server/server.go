@@ -94,7 +94,7 @@ func (s *Server) accept(ctx context.Context, lis net.Listener) error {
 		s.conns[c] = struct{}{}
 		s.mu.Unlock()
 		s.done.Go(func() {
-			if err := c.serve(); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+			if err := c.serve(); !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 				s.cfg.Log.Warn("connection of Envoy's ended", "error", err)
 			}
 			s.mu.Lock()
