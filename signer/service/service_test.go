@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -16,6 +18,7 @@ import (
 
 	"sallyport/signer/client"
 	"sallyport/signer/evlog"
+	"sallyport/signer/internal/wire"
 	"sallyport/signer/keyring"
 	"sallyport/signer/receipt"
 	"sallyport/signer/record"
@@ -237,6 +240,58 @@ func TestRestartKeepsOpenCalls(t *testing.T) {
 	}
 	if got := r.outcomes()[i.ID]; got != record.Completed {
 		t.Errorf("outcome %q", got)
+	}
+}
+
+// TestIntentGoneFromTheLog: a call whose intent was acknowledged and is in the log no more is written again, whole.
+func TestIntentGoneFromTheLog(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Sealed, time.Minute)
+	c, _ := r.client("p")
+	i, cut := intent("rcpt_gone"), intent("rcpt_cut")
+	if err := errors.Join(c.Intent(t.Context(), i), c.Intent(t.Context(), cut)); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	if err := os.RemoveAll(r.dir); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	for range 2 { // the second time as one that lost its acknowledgement
+		if err := c.Complete(t.Context(), i, completed(i.ID)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Complete(t.Context(), cut, &record.Completion{ID: cut.ID, Outcome: record.Cut, ResponseHash: record.EmptyHash}); err != nil {
+		t.Error(err)
+	}
+	if got := r.outcomes(); len(got) != 1 || got[i.ID] != record.Completed {
+		t.Errorf("got %v", got)
+	}
+	if err := c.Complete(t.Context(), cut, completed(i.ID)); !errors.Is(err, client.ErrNotRecorded) {
+		t.Errorf("the completion of another call: %v", err)
+	}
+}
+
+// TestOtherBuildIsRefused: a processor of another build is told so, and nothing of it is taken.
+func TestOtherBuildIsRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Sealed, time.Minute)
+	nc, err := net.Dial("unix", r.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := wire.NewConn(nc)
+	defer w.Close()
+	if err := w.Send(wire.Frame{Type: wire.Hello, Payload: []byte(`{"instance":"p","open":[]}`)}); err != nil {
+		t.Fatal(err)
+	}
+	f, err := w.Receive()
+	if err != nil || f.Type != wire.Ack || f.N != 0 || !strings.Contains(string(f.Payload), "another version: 0") {
+		t.Errorf("got %+v, %v", f, err)
+	}
+	if f, err := w.Receive(); !errors.Is(err, io.EOF) {
+		t.Errorf("the connection goes on: %+v, %v", f, err)
 	}
 }
 
