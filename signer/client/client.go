@@ -37,6 +37,8 @@ var ErrNotRecorded = errors.New("not recorded")
 var (
 	errAway = errors.New("the signer is not connected")
 	errLost = errors.New("the connection to the signer was lost")
+	// errUnknown: the signer does not know the intent, so it needs the settlement whole.
+	errUnknown = errors.New("the signer does not know the intent")
 )
 
 // Config of a client.
@@ -80,7 +82,7 @@ type Client struct {
 type link struct {
 	conn *wire.Conn
 	mu   sync.Mutex
-	wait map[uint64]chan error
+	wait map[uint64]*waiter
 	dead chan struct{}
 }
 
@@ -129,7 +131,7 @@ func (c *Client) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l := &link{conn: wire.NewConn(nc), wait: map[uint64]chan error{}, dead: make(chan struct{})}
+	l := &link{conn: wire.NewConn(nc), wait: map[uint64]*waiter{}, dead: make(chan struct{})}
 	stop := context.AfterFunc(ctx, func() { l.conn.Flush(flushTime); l.conn.Close() })
 	defer stop()
 	defer c.down(l)
@@ -153,7 +155,7 @@ func (c *Client) session(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.heard.Store(time.Now().UnixNano())
+		c.heard.Store(l.conn.Heard().UnixNano())
 		if err := c.take(l, f); err != nil {
 			return err
 		}
@@ -163,7 +165,7 @@ func (c *Client) session(ctx context.Context) error {
 func (c *Client) greeting() []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	g := wire.Greeting{Instance: c.cfg.Instance, Open: make([]string, 0, len(c.open))}
+	g := wire.Greeting{Version: wire.Version, Instance: c.cfg.Instance, Open: make([]string, 0, len(c.open))}
 	for id := range c.open {
 		g.Open = append(g.Open, id)
 	}
@@ -174,7 +176,16 @@ func (c *Client) greeting() []byte {
 func (c *Client) take(l *link, f wire.Frame) error {
 	switch f.Type {
 	case wire.Ack:
-		l.acknowledge(f)
+		if f.N == 0 {
+			return fmt.Errorf("the signer refuses the connection: %s", f.Payload)
+		}
+		var err error
+		if len(f.Payload) > 0 {
+			err = errors.New(string(f.Payload))
+		}
+		l.answer(f.N, err)
+	case wire.Unknown:
+		l.answer(f.N, errUnknown)
 	case wire.Trust:
 		var s trust.State
 		if err := json.Unmarshal(f.Payload, &s); err != nil {
@@ -184,7 +195,7 @@ func (c *Client) take(l *link, f wire.Frame) error {
 		c.cfg.Log.Info("trust state", "version", s.Version, "keys", len(s.Keys), "revoked_tokens", len(s.RevokedTokens), "revoked_jobs", len(s.RevokedMissions), "revoked_contracts", len(s.RevokedPolicies))
 		c.raise(l)
 	case wire.Heartbeat:
-	case wire.Hello, wire.Intent, wire.Completion, wire.Refusal:
+	case wire.Hello, wire.Intent, wire.Completion, wire.Settlement, wire.Refusal:
 		return fmt.Errorf("%w: type %d from the signer", wire.ErrFrame, f.Type)
 	}
 	return nil
@@ -235,17 +246,13 @@ func (c *Client) current(ctx context.Context, most time.Duration) (*link, error)
 // Intent records that a call is about to leave. nil means that the record survives the death of any process (and of the
 // machine, in strict mode).
 func (c *Client) Intent(ctx context.Context, i *record.Intent) error {
-	payload, err := json.Marshal(i)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotRecorded, err)
-	}
 	l, err := c.current(ctx, patience)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRecorded, err)
 	}
 	// Claimed from the start: a connection lost between the record and its acknowledgement must not cut a call that goes on.
 	c.mark(i.ID, true)
-	if err = l.call(ctx, c.next.Add(1), wire.Intent, payload); err == nil {
+	if err = l.call(ctx, c.next.Add(1), wire.Intent, i); err == nil {
 		return nil
 	}
 	c.mark(i.ID, false)
@@ -279,14 +286,16 @@ func (c *Client) disown(i *record.Intent) {
 // Complete settles a call, waiting over a loss of the signer as long as ctx allows. nil means that the signed receipt is
 // as durable as the evidence mode promises.
 func (c *Client) Complete(ctx context.Context, i *record.Intent, done *record.Completion) error {
-	payload, err := json.Marshal(record.Settlement{Intent: i, Completion: done})
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotRecorded, err)
+	if done.ID != i.ID {
+		return fmt.Errorf("%w: the completion of %q is not of the intent %q", ErrNotRecorded, done.ID, i.ID)
 	}
 	for {
 		l, err := c.current(ctx, time.Hour)
 		if err == nil {
-			err = l.call(ctx, c.next.Add(1), wire.Completion, payload)
+			err = l.call(ctx, c.next.Add(1), wire.Completion, done)
+		}
+		if errors.Is(err, errUnknown) {
+			err = l.call(ctx, c.next.Add(1), wire.Settlement, &record.Settlement{Intent: i, Completion: done})
 		}
 		switch {
 		case err == nil:
@@ -300,42 +309,61 @@ func (c *Client) Complete(ctx context.Context, i *record.Intent, done *record.Co
 	}
 }
 
-// call sends a frame and waits for its acknowledgement.
-func (l *link) call(ctx context.Context, n uint64, t wire.Type, payload []byte) error {
-	ch := make(chan error, 1)
+// waiter is a call that waits for its answer. It is used again by a later call, once nothing can answer it any more.
+type waiter struct {
+	answer  chan error // holds one
+	payload []byte
+}
+
+var waiters = sync.Pool{New: func() any { return &waiter{answer: make(chan error, 1)} }}
+
+// message is a record that can travel.
+type message interface{ AppendBinary(dst []byte) []byte }
+
+// call sends a record and waits for its acknowledgement.
+func (l *link) call(ctx context.Context, n uint64, t wire.Type, m message) error {
+	w := waiters.Get().(*waiter)
+	w.payload = m.AppendBinary(w.payload[:0])
 	l.mu.Lock()
-	l.wait[n] = ch
+	l.wait[n] = w
 	l.mu.Unlock()
-	defer func() {
-		l.mu.Lock()
-		delete(l.wait, n)
-		l.mu.Unlock()
-	}()
-	if err := l.conn.Send(wire.Frame{Type: t, N: n, Payload: payload}); err != nil {
+	if err := l.conn.Send(wire.Frame{Type: t, N: n, Payload: w.payload}); err != nil {
+		l.forget(n, w)
 		return fmt.Errorf("%w: %w", errLost, err)
 	}
 	select {
-	case err := <-ch:
+	case err := <-w.answer:
+		waiters.Put(w)
 		return err
 	case <-l.dead:
+		l.forget(n, w)
 		return errLost
 	case <-ctx.Done():
+		l.forget(n, w)
 		return ctx.Err()
 	}
 }
 
-func (l *link) acknowledge(f wire.Frame) {
+// forget gives a call up. A waiter whose answer is on its way already is left to it.
+func (l *link) forget(n uint64, w *waiter) {
 	l.mu.Lock()
-	ch := l.wait[f.N]
+	_, unanswered := l.wait[n]
+	delete(l.wait, n)
 	l.mu.Unlock()
-	if ch == nil {
-		return // its caller gave up
+	if unanswered {
+		waiters.Put(w)
 	}
-	if len(f.Payload) == 0 {
-		ch <- nil
-		return
+}
+
+// answer tells the call with this number. Its caller may have given up.
+func (l *link) answer(n uint64, err error) {
+	l.mu.Lock()
+	w := l.wait[n]
+	delete(l.wait, n)
+	l.mu.Unlock()
+	if w != nil {
+		w.answer <- err
 	}
-	ch <- errors.New(string(f.Payload))
 }
 
 // Refuse hands a refusal over without waiting for the log. A refusal that cannot be handed over is in the process's own

@@ -77,6 +77,16 @@ func Seal(typ string, payload any, s Signer, at time.Time) (*Envelope, error) {
 			return nil, fmt.Errorf("%w: it has object keys that look like array indexes, which JavaScript reorders", ErrPayload)
 		}
 	}
+	return sealed(typ, canonical, hash, s, at), nil
+}
+
+// SealCanonical is Seal for a caller that wrote the payload's canonical form itself: an object in RFC 8785 form without
+// keys that look like array indexes. Nothing of that is checked.
+func SealCanonical(typ string, canonical []byte, s Signer, at time.Time) *Envelope {
+	return sealed(typ, canonical, jcs.Hash(canonical), s, at)
+}
+
+func sealed(typ string, canonical []byte, hash string, s Signer, at time.Time) *Envelope {
 	return &Envelope{
 		EnvelopeVersion: Version,
 		EnvelopeType:    typ,
@@ -87,7 +97,7 @@ func Seal(typ string, payload any, s Signer, at time.Time) (*Envelope, error) {
 		Algorithm:       Algorithm,
 		SignerDID:       s.DID(),
 		IssuedAt:        FormatTime(at),
-	}, nil
+	}
 }
 
 // FormatTime writes a time as the ecosystem does: UTC, with milliseconds (the rest is cut off) and Z.

@@ -58,6 +58,38 @@ func DecodeB64u(s string) ([]byte, error) {
 // EncodeB64u is the inverse of DecodeB64u.
 func EncodeB64u(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
+// IsHash says whether DecodeHash takes the text.
+func IsHash(s string) bool {
+	if len(s) != HashLen {
+		return false
+	}
+	for i := range len(s) - 1 {
+		if sextet(s[i]) < 0 {
+			return false
+		}
+	}
+	// The last character carries four bits of the hash; its two others must be zero, or one hash had four spellings.
+	last := sextet(s[HashLen-1])
+	return last >= 0 && last&3 == 0
+}
+
+// sextet is the value of a base64url character, or -1.
+func sextet(c byte) int {
+	switch {
+	case c >= 'A' && c <= 'Z':
+		return int(c - 'A')
+	case c >= 'a' && c <= 'z':
+		return int(c-'a') + 26
+	case c >= '0' && c <= '9':
+		return int(c-'0') + 52
+	case c == '-':
+		return 62
+	case c == '_':
+		return 63
+	}
+	return -1
+}
+
 // DecodeHash decodes a hash in its text form, strictly, to its 32 bytes.
 func DecodeHash(s string) ([]byte, error) {
 	if len(s) != HashLen {

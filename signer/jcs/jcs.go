@@ -6,6 +6,7 @@ package jcs
 import (
 	"encoding/json"
 	"fmt"
+	"unicode/utf8"
 )
 
 // MaxDepth is the deepest nesting of objects and arrays that is read. Real requests stay below 20; the bound
@@ -115,6 +116,14 @@ func Compare(a, b string) int { return compareUTF16(a, b) }
 
 // AppendString writes a string of valid UTF-8 in canonical form, for those who build a fixed document by hand.
 func AppendString(dst []byte, s string) []byte { return appendString(dst, s) }
+
+// AppendText is AppendString for any string: a byte that is no UTF-8 becomes U+FFFD, as in Marshal and encoding/json.
+func AppendText(dst []byte, s string) []byte {
+	if !utf8.ValidString(s) {
+		s = string([]rune(s))
+	}
+	return appendString(dst, s)
+}
 
 // AppendNumber writes a finite double in canonical form.
 func AppendNumber(dst []byte, f float64) []byte { return appendNumber(dst, f) }

@@ -306,3 +306,14 @@ func TestEcosystemVector(t *testing.T) {
 		t.Errorf("got %s, %v", got, err)
 	}
 }
+
+func FuzzIsHash(f *testing.F) {
+	f.Add(Hash(nil))
+	f.Add(strings.Repeat("A", HashLen-1) + "B")
+	f.Add(strings.Repeat("\n", HashLen))
+	f.Fuzz(func(t *testing.T, s string) {
+		if _, err := DecodeHash(s); (err == nil) != IsHash(s) {
+			t.Errorf("%q: %t, but decoding gives %v", s, IsHash(s), err)
+		}
+	})
+}

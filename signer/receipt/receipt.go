@@ -3,11 +3,9 @@
 package receipt
 
 import (
-	"fmt"
 	"time"
 
 	"sallyport/signer/envelope"
-	"sallyport/signer/jcs"
 	"sallyport/signer/record"
 )
 
@@ -17,6 +15,9 @@ const (
 	maxLatencyMS = 3_600_000
 	maxMetadata  = 16 << 10 // bytes of JSON
 )
+
+// typicalBytes is what most payloads fit.
+const typicalBytes = 2 << 10
 
 // tierOpaque says that nothing is known of the model behind the provider's name.
 const tierOpaque = "closed_opaque"
@@ -95,10 +96,6 @@ func Build(i *record.Intent, c *record.Completion, gatewayID string) (*Payload, 
 		model = "unknown"
 	}
 	id := ModelIdentity{Model: ModelName{Name: model, Provider: i.Provider}, Version: "1", Tier: tierOpaque}
-	canonical, err := jcs.Marshal(id)
-	if err != nil {
-		return nil, fmt.Errorf("receipt: %w", err)
-	}
 	p := &Payload{
 		Binding:        Binding{EventHash: i.EventHash, Nonce: i.Nonce, PolicyHash: i.PolicyHash, RunID: i.RunID, TokenScopeHash: i.TokenScopeHash},
 		GatewayID:      gatewayID,
@@ -114,7 +111,7 @@ func Build(i *record.Intent, c *record.Completion, gatewayID string) (*Payload, 
 		TokensOutput:   bounded(c.TokensOutput, maxTokens),
 		Metadata: Metadata{
 			ModelIdentity:     id,
-			ModelIdentityHash: jcs.Hash(canonical),
+			ModelIdentityHash: id.hash(),
 			Sallyport: Detail{
 				Action: i.Action, Host: i.Host, Method: i.Method, MissionID: i.MissionID, Outcome: c.Outcome, Path: i.Path,
 				Reason: clip(c.Reason), RequestBytes: i.RequestBytes, Resource: i.Resource, ResponseBytes: c.ResponseBytes,
@@ -136,5 +133,9 @@ func Sign(p *Payload, s envelope.Signer, at time.Time) (*envelope.Envelope, erro
 	if err := p.check(); err != nil {
 		return nil, err
 	}
-	return envelope.Seal(envelope.TypeGatewayReceipt, p, s, at)
+	canonical, err := p.canonical(make([]byte, 0, typicalBytes))
+	if err != nil {
+		return nil, err
+	}
+	return envelope.SealCanonical(envelope.TypeGatewayReceipt, canonical, s, at), nil
 }

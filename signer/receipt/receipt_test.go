@@ -176,3 +176,31 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkBuild(b *testing.B) {
+	i, c := call()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Build(i, c, "gateway"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkSign is the whole of a receipt: built, signed and encoded. Of it, the Ed25519 signature alone is BenchmarkKey.
+func BenchmarkSign(b *testing.B) {
+	k := fixedKey(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		signed(b, k)
+	}
+}
+
+func BenchmarkKey(b *testing.B) {
+	k := fixedKey(b)
+	msg := []byte(jcs.Hash(nil))
+	b.ReportAllocs()
+	for b.Loop() {
+		k.Sign(msg)
+	}
+}

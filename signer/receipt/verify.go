@@ -52,24 +52,32 @@ func (p *Payload) check() error {
 	need(p.ReceiptVersion == "1", "receipt_version must be \"1\"")
 	need(p.ReceiptID != "" && p.GatewayID != "" && p.Provider != "" && p.Model != "", "receipt_id, gateway_id, provider and model must not be empty")
 	need(p.Binding.RunID != "", "binding.run_id must not be empty")
-	need(isHash(p.RequestHash), "request_hash_b64u must be a base64url SHA-256")
-	need(isHash(p.ResponseHash), "response_hash_b64u must be a base64url SHA-256")
+	need(jcs.IsHash(p.RequestHash), "request_hash_b64u must be a base64url SHA-256")
+	need(jcs.IsHash(p.ResponseHash), "response_hash_b64u must be a base64url SHA-256")
 	need(p.TokensInput >= 0 && p.TokensInput <= maxTokens, "tokens_input is out of range")
 	need(p.TokensOutput >= 0 && p.TokensOutput <= maxTokens, "tokens_output is out of range")
 	need(p.LatencyMS >= 0 && p.LatencyMS <= maxLatencyMS, "latency_ms is out of range")
 	_, err := time.Parse(time.RFC3339Nano, p.Timestamp)
 	need(err == nil, "timestamp is not RFC 3339")
 	need(p.Metadata.Sallyport.Outcome == record.Completed || p.Metadata.Sallyport.Outcome == record.Cut, "metadata.sallyport.outcome must be completed or cut")
-	m := p.Metadata.ModelIdentity
+	m := &p.Metadata.ModelIdentity
 	need(m.Model.Name == p.Model && m.Model.Provider == p.Provider, "metadata.model_identity names another model")
-	canonical, err := jcs.Marshal(m)
-	need(err == nil && jcs.Hash(canonical) == p.Metadata.ModelIdentityHash, "metadata.model_identity_hash_b64u is not the hash of model_identity")
-	raw, err := json.Marshal(p.Metadata)
-	need(err == nil && len(raw) <= maxMetadata, "metadata is larger than 16 KiB")
+	need(m.hash() == p.Metadata.ModelIdentityHash, "metadata.model_identity_hash_b64u is not the hash of model_identity")
+	need(p.Metadata.fits(), "metadata is larger than 16 KiB")
 	return errors.Join(errs...)
 }
 
-func isHash(s string) bool {
-	_, err := jcs.DecodeHash(s)
-	return err == nil
+// fits says whether the metadata is within the limit, counted as encoding/json writes it. That makes at most six bytes of
+// one, so most need not be written for it.
+func (m *Metadata) fits() bool {
+	const worst, namesAndNumbers = 6, 1 << 10
+	d := &m.Sallyport
+	text := len(m.ModelIdentity.Model.Name) + len(m.ModelIdentity.Model.Provider) + len(m.ModelIdentity.Version) + len(m.ModelIdentity.Tier) +
+		len(m.ModelIdentityHash) + len(d.Action) + len(d.Host) + len(d.Method) + len(d.MissionID) + len(d.Outcome) + len(d.Path) + len(d.Reason) +
+		len(d.Resource) + len(d.SecretClass) + len(d.Subject) + len(d.TokenHash)
+	if worst*text+namesAndNumbers <= maxMetadata {
+		return true
+	}
+	raw, err := json.Marshal(m)
+	return err == nil && len(raw) <= maxMetadata
 }

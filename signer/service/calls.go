@@ -56,9 +56,10 @@ func (r *recent) add(id string, o record.Outcome) {
 }
 
 var (
-	errTwice  = errors.New("the intent's id was used before")
-	errIsCut  = errors.New("the call is already recorded as cut, so its answer must not be released")
-	errTooBig = errors.New("the intent is too large for a receipt")
+	errUnknown = errors.New("the intent is not known here")
+	errTwice   = errors.New("the intent's id was used before")
+	errIsCut   = errors.New("the call is already recorded as cut, so its answer must not be released")
+	errTooBig  = errors.New("the intent is too large for a receipt")
 )
 
 // maxIntent bounds an intent, in bytes of JSON: what is in it must fit the 16 KiB of a receipt's metadata, and a call
@@ -66,7 +67,8 @@ var (
 const maxIntent = 12 << 10
 
 // begin writes an intent, then tells done.
-func (s *Service) begin(c *conn, i *record.Intent, raw []byte, done func(error)) {
+func (s *Service) begin(c *conn, i *record.Intent, done func(error)) {
+	raw := i.AppendJSON(nil)
 	if len(raw) > maxIntent {
 		done(errTooBig)
 		return
@@ -92,10 +94,10 @@ func (s *Service) begin(c *conn, i *record.Intent, raw []byte, done func(error))
 	})
 }
 
-// finish settles a call. Settling it again is acknowledged; completing what is recorded as cut is an error, since the
+// finish settles a call; without its intent, only one whose intent is known here, else done is told errUnknown. Settling it again is acknowledged; completing what is recorded as cut is an error, since the
 // answer may only be released if the log says so.
-func (s *Service) finish(set *record.Settlement, done func(error)) {
-	id, outcome := set.Intent.ID, set.Completion.Outcome
+func (s *Service) finish(i *record.Intent, completion *record.Completion, done func(error)) {
+	id, outcome := completion.ID, completion.Outcome
 	contradicts := func(o record.Outcome) bool { return o == record.Cut && outcome == record.Completed }
 	s.mu.Lock()
 	if was, settled := s.settled.ids[id]; settled {
@@ -109,9 +111,14 @@ func (s *Service) finish(set *record.Settlement, done func(error)) {
 		done(nil) // nothing is in the log of it, and it did not leave
 		return
 	}
+	if o == nil && i == nil {
+		s.mu.Unlock()
+		done(errUnknown)
+		return
+	}
 	if o == nil {
 		// Its intent was acknowledged and is gone from the log all the same: it is written again, so that none is missing.
-		o = &call{intent: set.Intent, unlogged: true}
+		o = &call{intent: i, unlogged: true}
 		s.open[id] = o
 	}
 	if contradicts(o.settling) {
@@ -125,7 +132,7 @@ func (s *Service) finish(set *record.Settlement, done func(error)) {
 		return
 	}
 	o.settling = outcome
-	j := job{o.intent, set.Completion, o.unlogged}
+	j := job{o.intent, completion, o.unlogged}
 	s.mu.Unlock()
 	s.work <- j
 }
@@ -145,12 +152,7 @@ func (s *Service) sign(j job) {
 		return
 	}
 	if j.unlogged {
-		intent, err := json.Marshal(j.intent)
-		if err != nil {
-			s.settledWith(j, err)
-			return
-		}
-		s.cfg.Log.Append(evlog.KindIntent, intent, evlog.Written, func(error) {}) // if it fails, so does the receipt behind it
+		s.cfg.Log.Append(evlog.KindIntent, j.intent.AppendJSON(nil), evlog.Written, func(error) {}) // if it fails, so does the receipt behind it
 	}
 	s.cfg.Log.Append(evlog.KindReceipt, raw, s.level(evlog.KindReceipt), func(err error) { s.settledWith(j, err) })
 }
@@ -259,10 +261,10 @@ func (s *Service) abandoned() []abandonment {
 func (s *Service) cut(a abandonment) {
 	now, i := s.cfg.Now(), a.intent
 	s.cfg.Slog.Warn("call marked as cut", "receipt", i.ID, "reason", a.reason)
-	s.finish(&record.Settlement{Intent: i, Completion: &record.Completion{
+	s.finish(i, &record.Completion{
 		ID: i.ID, TimeMS: now.UnixMilli(), Outcome: record.Cut, Reason: a.reason, ResponseHash: record.EmptyHash,
 		LatencyMS: max(0, now.UnixMilli()-i.TimeMS),
-	}}, func(error) {})
+	}, func(error) {})
 }
 
 const (

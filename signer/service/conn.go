@@ -3,8 +3,10 @@ package service
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"sallyport/signer/evlog"
@@ -40,6 +42,13 @@ func (s *Service) converse(ctx context.Context, c *conn) error {
 	var g wire.Greeting
 	if f.Type != wire.Hello || json.Unmarshal(f.Payload, &g) != nil || g.Instance == "" {
 		return fmt.Errorf("%w: the first frame is no greeting", wire.ErrFrame)
+	}
+	if err := g.Check(); err != nil {
+		// Said to both logs: nothing is recorded until the two are of one build again.
+		_ = c.wire.Send(wire.Frame{Type: wire.Ack, Payload: []byte(err.Error())})
+		c.wire.Flush(wire.Beat)
+		s.cfg.Slog.Error("processor refused", "instance", g.Instance, "error", err)
+		return err
 	}
 	c.instance = g.Instance
 	s.claim(c, g.Open)
@@ -90,36 +99,50 @@ func (s *Service) inform(ctx context.Context, c *conn) {
 func (s *Service) take(c *conn, f wire.Frame) error {
 	switch f.Type {
 	case wire.Intent:
-		i := new(record.Intent)
-		if err := json.Unmarshal(f.Payload, i); err != nil {
+		i, err := record.DecodeIntent(f.Payload)
+		if err = named(err, i.ID); err != nil {
 			return fmt.Errorf("%w: intent: %w", wire.ErrFrame, err)
 		}
-		if i.ID == "" {
-			return fmt.Errorf("%w: intent without an id", wire.ErrFrame)
-		}
-		s.begin(c, i, f.Payload, c.acknowledge(f.N))
+		s.begin(c, i, c.acknowledge(f.N))
 	case wire.Completion:
-		var set record.Settlement
-		if err := json.Unmarshal(f.Payload, &set); err != nil {
+		done, err := record.DecodeCompletion(f.Payload)
+		if err = named(err, done.ID); err != nil {
 			return fmt.Errorf("%w: completion: %w", wire.ErrFrame, err)
 		}
-		if set.Intent == nil || set.Completion == nil || set.Intent.ID == "" {
-			return fmt.Errorf("%w: completion without its intent", wire.ErrFrame)
+		s.finish(nil, done, c.acknowledge(f.N))
+	case wire.Settlement:
+		set, err := record.DecodeSettlement(f.Payload)
+		if err = named(err, set.Intent.ID); err == nil && set.Completion.ID != set.Intent.ID {
+			err = errors.New("its parts are of two calls")
 		}
-		s.finish(&set, c.acknowledge(f.N))
+		if err != nil {
+			return fmt.Errorf("%w: settlement: %w", wire.ErrFrame, err)
+		}
+		s.finish(set.Intent, set.Completion, c.acknowledge(f.N))
 	case wire.Refusal:
-		s.refusal(f.Payload)
+		s.refusal(slices.Clone(f.Payload))
 	case wire.Heartbeat:
-	case wire.Hello, wire.Ack, wire.Trust:
+	case wire.Hello, wire.Ack, wire.Trust, wire.Unknown:
 		return fmt.Errorf("%w: type %d from a processor", wire.ErrFrame, f.Type)
 	}
 	return nil
 }
 
+// named is the error of a record that was read: its own, or that it has no id.
+func named(err error, id string) error {
+	if err == nil && id == "" {
+		return errors.New("it has no id")
+	}
+	return err
+}
+
 func (c *conn) acknowledge(n uint64) func(error) {
 	return func(err error) {
 		f := wire.Frame{Type: wire.Ack, N: n}
-		if err != nil {
+		switch {
+		case errors.Is(err, errUnknown):
+			f.Type = wire.Unknown
+		case err != nil:
 			f.Payload = []byte(err.Error())
 		}
 		_ = c.wire.Send(f) // a lost acknowledgement is asked for again

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -16,6 +18,7 @@ import (
 
 	"sallyport/signer/client"
 	"sallyport/signer/evlog"
+	"sallyport/signer/internal/wire"
 	"sallyport/signer/keyring"
 	"sallyport/signer/receipt"
 	"sallyport/signer/record"
@@ -240,6 +243,58 @@ func TestRestartKeepsOpenCalls(t *testing.T) {
 	}
 }
 
+// TestIntentGoneFromTheLog: a call whose intent was acknowledged and is in the log no more is written again, whole.
+func TestIntentGoneFromTheLog(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Sealed, time.Minute)
+	c, _ := r.client("p")
+	i, cut := intent("rcpt_gone"), intent("rcpt_cut")
+	if err := errors.Join(c.Intent(t.Context(), i), c.Intent(t.Context(), cut)); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	if err := os.RemoveAll(r.dir); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	for range 2 { // the second time as one that lost its acknowledgement
+		if err := c.Complete(t.Context(), i, completed(i.ID)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Complete(t.Context(), cut, &record.Completion{ID: cut.ID, Outcome: record.Cut, ResponseHash: record.EmptyHash}); err != nil {
+		t.Error(err)
+	}
+	if got := r.outcomes(); len(got) != 1 || got[i.ID] != record.Completed {
+		t.Errorf("got %v", got)
+	}
+	if err := c.Complete(t.Context(), cut, completed(i.ID)); !errors.Is(err, client.ErrNotRecorded) {
+		t.Errorf("the completion of another call: %v", err)
+	}
+}
+
+// TestOtherBuildIsRefused: a processor of another build is told so, and nothing of it is taken.
+func TestOtherBuildIsRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Sealed, time.Minute)
+	nc, err := net.Dial("unix", r.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := wire.NewConn(nc)
+	defer w.Close()
+	if err := w.Send(wire.Frame{Type: wire.Hello, Payload: []byte(`{"instance":"p","open":[]}`)}); err != nil {
+		t.Fatal(err)
+	}
+	f, err := w.Receive()
+	if err != nil || f.Type != wire.Ack || f.N != 0 || !strings.Contains(string(f.Payload), "another version: 0") {
+		t.Errorf("got %+v, %v", f, err)
+	}
+	if f, err := w.Receive(); !errors.Is(err, io.EOF) {
+		t.Errorf("the connection goes on: %+v, %v", f, err)
+	}
+}
+
 func TestClaimedCallIsNotCut(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, Sealed, 200*time.Millisecond)
@@ -404,54 +459,5 @@ func TestRevocationIsPushed(t *testing.T) {
 	r.await("the withdrawal arrives", func() bool { return c.Trust().Revoked(k) })
 	if c.Trust().Revoked(&token.Token{Hash: "h"}) {
 		t.Error("a token without a job is withdrawn with the job")
-	}
-}
-
-func BenchmarkCall(b *testing.B) {
-	for _, mode := range []Mode{Strict, Sealed, Async} {
-		b.Run(string(mode), func(b *testing.B) {
-			dir := b.TempDir()
-			l, _, err := evlog.Open(filepath.Join(dir, "ev"), evlog.Options{})
-			if err != nil {
-				b.Fatal(err)
-			}
-			key, err := keyring.Generate(bytes.NewReader(make([]byte, 64)))
-			if err != nil {
-				b.Fatal(err)
-			}
-			s, err := New(Config{Log: l, Gateway: key, GatewayID: "g", Mode: mode, Trust: newSource(), Slog: slog.New(slog.DiscardHandler)})
-			if err != nil {
-				b.Fatal(err)
-			}
-			lis, err := net.Listen("unix", filepath.Join(dir, "s"))
-			if err != nil {
-				b.Fatal(err)
-			}
-			ctx, cancel := context.WithCancel(b.Context())
-			defer cancel()
-			go func() { _ = s.Serve(ctx, lis) }()
-			c, err := client.New(client.Config{Network: "unix", Address: filepath.Join(dir, "s"), Instance: "b", Log: slog.New(slog.DiscardHandler)})
-			if err != nil {
-				b.Fatal(err)
-			}
-			go func() { _ = c.Run(ctx) }()
-			for c.Ready() != nil {
-				time.Sleep(time.Millisecond)
-			}
-			var n sync.Mutex
-			id := 0
-			b.SetParallelism(32)
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					n.Lock()
-					id++
-					i := intent(fmt.Sprintf("rcpt_%d", id))
-					n.Unlock()
-					if err := errors.Join(c.Intent(ctx, i), c.Complete(ctx, i, completed(i.ID))); err != nil {
-						b.Error(err)
-					}
-				}
-			})
-		})
 	}
 }

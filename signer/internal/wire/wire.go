@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -16,15 +17,21 @@ import (
 // Type tells frames apart.
 type Type uint8
 
-// The frames. Payloads are JSON; N numbers what is to be acknowledged.
+// Version of what travels. Both ends are of one build, so another version is refused and not translated.
+const Version = 2
+
+// The frames. N numbers what is to be acknowledged, beginning with 1. Records are in package record's binary form, the
+// other payloads are JSON.
 const (
 	Hello      Type = 1 // client: Greeting
 	Intent     Type = 2 // client: record.Intent, acknowledged
-	Completion Type = 3 // client: Settlement, acknowledged
-	Refusal    Type = 4 // client: record.Refusal, not acknowledged
-	Ack        Type = 5 // server: empty, or the reason why N was not recorded
+	Completion Type = 3 // client: record.Completion, acknowledged, or answered by Unknown
+	Refusal    Type = 4 // client: record.Refusal in JSON, not acknowledged
+	Ack        Type = 5 // server: empty, or the reason why N was not recorded; with N 0, why the connection ends
 	Trust      Type = 6 // server: trust.State
 	Heartbeat  Type = 7 // both
+	Settlement Type = 8 // client: record.Settlement, acknowledged
+	Unknown    Type = 9 // server: the intent that N settles is not known here; its settlement is wanted whole
 )
 
 const (
@@ -33,6 +40,10 @@ const (
 	head       = 4 + 1 + 8
 	// maxQueued is how many bytes may wait for a slow reader before senders wait too.
 	maxQueued = 16 << 20
+	// maxKept is how large a write's buffer may be to be used again, in bytes.
+	maxKept = 1 << 20
+	// readBuffer is how much one read may bring, in bytes: many records.
+	readBuffer = 64 << 10
 	// Beat is how often each end lets the other know that it lives.
 	Beat = 500 * time.Millisecond
 	// Silence is how long an end may say nothing before the other gives the connection up.
@@ -41,6 +52,7 @@ const (
 
 // Greeting is the client's first frame.
 type Greeting struct {
+	Version  int      `json:"version"`
 	Instance string   `json:"instance"` // of the ext_proc process
 	Open     []string `json:"open"`     // receipt ids of the calls it still carries
 }
@@ -50,6 +62,17 @@ var ErrFrame = errors.New("not a frame")
 
 // ErrClosed is returned for a send on a connection that has ended.
 var ErrClosed = errors.New("connection closed")
+
+// ErrVersion is wrapped where the other end is of another build.
+var ErrVersion = errors.New("the other end speaks another version")
+
+// Check refuses a greeting of another build.
+func (g *Greeting) Check() error {
+	if g.Version != Version {
+		return fmt.Errorf("%w: %d, and this signer speaks %d; both must be of one build", ErrVersion, g.Version, Version)
+	}
+	return nil
+}
 
 // Frame is one message.
 type Frame struct {
@@ -68,20 +91,25 @@ func Append(dst []byte, f Frame) []byte {
 
 // Conn is one connection. Send is for any goroutine, Receive for one.
 type Conn struct {
-	nc net.Conn
-	r  *bufio.Reader
+	nc    net.Conn
+	r     *bufio.Reader
+	heard time.Time // when bytes last came
+	taken int       // length of the frame that the last Receive returned, still in r
 
-	mu     sync.Mutex
-	cond   *sync.Cond
-	queue  []byte
-	err    error
-	writer sync.WaitGroup
+	mu      sync.Mutex
+	more    *sync.Cond // there is something to write
+	room    *sync.Cond // there is room in the queue
+	queue   []byte
+	writing bool
+	err     error
+	writer  sync.WaitGroup
 }
 
 // NewConn starts the connection's writer; Close ends it.
 func NewConn(nc net.Conn) *Conn {
-	c := &Conn{nc: nc, r: bufio.NewReaderSize(nc, 64<<10)}
-	c.cond = sync.NewCond(&c.mu)
+	c := &Conn{nc: nc}
+	c.r = bufio.NewReaderSize(patient{c}, readBuffer)
+	c.more, c.room = sync.NewCond(&c.mu), sync.NewCond(&c.mu)
 	c.writer.Go(c.write)
 	return c
 }
@@ -91,13 +119,16 @@ func (c *Conn) Send(f Frame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.queue) > maxQueued && c.err == nil {
-		c.cond.Wait()
+		c.room.Wait()
 	}
 	if c.err != nil {
 		return c.err
 	}
 	c.queue = Append(c.queue, f)
-	c.cond.Broadcast()
+	if !c.writing {
+		c.writing = true
+		c.more.Signal()
+	}
 	return nil
 }
 
@@ -105,15 +136,24 @@ func (c *Conn) write() {
 	var out []byte
 	for {
 		c.mu.Lock()
-		for len(c.queue) == 0 && c.err == nil {
-			c.cond.Wait()
+		for c.writing = len(c.queue) > 0; !c.writing && c.err == nil; {
+			c.more.Wait()
 		}
+		c.mu.Unlock()
+		// Those that are about to send run first, so that what they have leaves in the same write.
+		runtime.Gosched()
+		c.mu.Lock()
 		if c.err != nil {
 			c.mu.Unlock()
 			return
 		}
+		if len(c.queue) > maxQueued {
+			c.room.Broadcast()
+		}
+		if cap(out) > maxKept {
+			out = nil
+		}
 		out, c.queue = c.queue, out[:0]
-		c.cond.Broadcast()
 		c.mu.Unlock()
 		// An end that reads nothing must not hold up those who have something to tell the others.
 		_ = c.nc.SetWriteDeadline(time.Now().Add(Silence))
@@ -124,47 +164,74 @@ func (c *Conn) write() {
 	}
 }
 
-// Receive reads the next frame. It fails when the other end has said nothing for Silence.
-func (c *Conn) Receive() (Frame, error) {
-	if err := c.nc.SetReadDeadline(time.Now().Add(Silence)); err != nil {
-		return Frame{}, err
+// patient reads with a deadline that is set anew for each read.
+type patient struct{ c *Conn }
+
+func (p patient) Read(b []byte) (int, error) {
+	if err := p.c.nc.SetReadDeadline(time.Now().Add(Silence)); err != nil {
+		return 0, err
 	}
-	return Read(c.r)
+	n, err := p.c.nc.Read(b)
+	p.c.heard = time.Now()
+	return n, err
 }
 
-// Read reads one frame.
-func Read(r io.Reader) (Frame, error) {
-	var h [head]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
-		return Frame{}, err
-	}
-	n := binary.BigEndian.Uint32(h[:])
-	if n > MaxPayload {
-		return Frame{}, fmt.Errorf("%w: %d bytes of payload", ErrFrame, n)
-	}
-	f := Frame{Type: Type(h[4]), N: binary.BigEndian.Uint64(h[5:])}
-	if f.Type < Hello || f.Type > Heartbeat {
-		return Frame{}, fmt.Errorf("%w: type %d", ErrFrame, h[4])
-	}
-	// Grow with what arrives rather than with what was announced.
-	if n <= 64<<10 {
-		f.Payload = make([]byte, n)
-		_, err := io.ReadFull(r, f.Payload)
-		return f, err
-	}
+// Receive reads the next frame; its payload is valid until the next Receive. It fails when the other end has said
+// nothing for Silence.
+func (c *Conn) Receive() (Frame, error) {
+	_, _ = c.r.Discard(c.taken) // it is in the buffer
+	var f Frame
 	var err error
-	f.Payload, err = io.ReadAll(io.LimitReader(r, int64(n)))
-	if err == nil && len(f.Payload) < int(n) {
-		err = io.ErrUnexpectedEOF
-	}
+	f, c.taken, err = read(c.r)
 	return f, err
 }
 
-// Flush waits until everything queued has been handed over, or the time is up.
+// Heard is when bytes last came. It is for the goroutine that receives.
+func (c *Conn) Heard() time.Time { return c.heard }
+
+// read reads one frame. Where it fits the buffer of r it stays there, and the caller must discard so many bytes of r
+// before the next read.
+func read(r *bufio.Reader) (f Frame, taken int, err error) {
+	h, err := r.Peek(head)
+	if err != nil {
+		if len(h) > 0 && errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return Frame{}, 0, err
+	}
+	n := int(binary.BigEndian.Uint32(h))
+	if n > MaxPayload {
+		return Frame{}, 0, fmt.Errorf("%w: %d bytes of payload", ErrFrame, n)
+	}
+	f = Frame{Type: Type(h[4]), N: binary.BigEndian.Uint64(h[5:])}
+	if f.Type < Hello || f.Type > Unknown {
+		return Frame{}, 0, fmt.Errorf("%w: type %d", ErrFrame, f.Type)
+	}
+	if head+n <= r.Size() {
+		whole, err := r.Peek(head + n)
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return Frame{}, 0, err
+		}
+		f.Payload = whole[head:]
+		return f, head + n, nil
+	}
+	_, _ = r.Discard(head) // it was peeked at
+	// Grow with what arrives rather than with what was announced.
+	f.Payload, err = io.ReadAll(io.LimitReader(r, int64(n)))
+	if err == nil && len(f.Payload) < n {
+		err = io.ErrUnexpectedEOF
+	}
+	return f, 0, err
+}
+
+// Flush waits until everything queued has been written, or the time is up.
 func (c *Conn) Flush(most time.Duration) {
 	for end := time.Now().Add(most); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		c.mu.Lock()
-		idle := len(c.queue) == 0 || c.err != nil
+		idle := !c.writing || c.err != nil
 		c.mu.Unlock()
 		if idle {
 			return
@@ -177,7 +244,8 @@ func (c *Conn) fail(err error) {
 	if c.err == nil {
 		c.err = err
 	}
-	c.cond.Broadcast()
+	c.more.Broadcast()
+	c.room.Broadcast()
 	c.mu.Unlock()
 	_ = c.nc.Close()
 }

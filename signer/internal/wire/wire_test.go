@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bufio"
 	"bytes"
 	"net"
 	"sync"
@@ -43,7 +44,7 @@ func FuzzRead(f *testing.F) {
 	f.Add(Append(nil, Frame{Ack, 7, []byte("x")}))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		fr, err := Read(bytes.NewReader(in))
+		fr, _, err := read(bufio.NewReader(bytes.NewReader(in)))
 		if err != nil {
 			return
 		}
