@@ -6,8 +6,20 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"sallyport/signer/jcs"
 )
+
+func TestFormatTimeIsTheLayout(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		at := time.Unix(rapid.Int64Range(-1<<40, 1<<40).Draw(t, "s"), rapid.Int64Range(0, 999_999_999).Draw(t, "ns")).In(time.FixedZone("x", 5400))
+		if got, want := FormatTime(at), at.UTC().Format("2006-01-02T15:04:05.000Z"); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	})
+}
 
 // TestEncodeIsCanonical holds the written-out encoding against the general one.
 func TestEncodeIsCanonical(t *testing.T) {

@@ -77,31 +77,47 @@ func Seal(typ string, payload any, s Signer, at time.Time) (*Envelope, error) {
 			return nil, fmt.Errorf("%w: it has object keys that look like array indexes, which JavaScript reorders", ErrPayload)
 		}
 	}
-	return sealed(typ, canonical, hash, s, at), nil
+	e := unsigned(typ, s, at)
+	e.Payload = canonical
+	e.sign(hash, s)
+	return e, nil
 }
 
-// SealCanonical is Seal for a caller that wrote the payload's canonical form itself: an object in RFC 8785 form without
-// keys that look like array indexes. Nothing of that is checked.
-func SealCanonical(typ string, canonical []byte, s Signer, at time.Time) *Envelope {
-	return sealed(typ, canonical, jcs.Hash(canonical), s, at)
+// AppendSealed is Seal and Encode for a caller that writes the payload's canonical form itself, where payload is called: an
+// object in RFC 8785 form without keys that look like array indexes. Nothing of that is checked.
+func AppendSealed(dst []byte, typ string, s Signer, at time.Time, payload func(dst []byte) ([]byte, error)) ([]byte, error) {
+	e := unsigned(typ, s, at)
+	dst = e.appendHead(dst)
+	from := len(dst)
+	dst, err := payload(dst)
+	if err != nil {
+		return nil, err
+	}
+	e.sign(jcs.Hash(dst[from:]), s)
+	return e.appendTail(dst), nil
 }
 
-func sealed(typ string, canonical []byte, hash string, s Signer, at time.Time) *Envelope {
+func unsigned(typ string, s Signer, at time.Time) *Envelope {
 	return &Envelope{
-		EnvelopeVersion: Version,
-		EnvelopeType:    typ,
-		Payload:         canonical,
-		PayloadHashB64u: hash,
-		HashAlgorithm:   HashAlgorithm,
-		SignatureB64u:   jcs.EncodeB64u(s.Sign([]byte(hash))),
-		Algorithm:       Algorithm,
-		SignerDID:       s.DID(),
-		IssuedAt:        FormatTime(at),
+		EnvelopeVersion: Version, EnvelopeType: typ, HashAlgorithm: HashAlgorithm, Algorithm: Algorithm,
+		SignerDID: s.DID(), IssuedAt: FormatTime(at),
 	}
 }
 
+// sign signs the 43 characters of the payload's hash.
+func (e *Envelope) sign(hash string, s Signer) {
+	e.PayloadHashB64u = hash
+	e.SignatureB64u = jcs.EncodeB64u(s.Sign([]byte(hash)))
+}
+
 // FormatTime writes a time as the ecosystem does: UTC, with milliseconds (the rest is cut off) and Z.
-func FormatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+func FormatTime(t time.Time) string {
+	t = t.UTC()
+	var room [len("2006-01-02T15:04:05.000Z")]byte
+	b := t.AppendFormat(room[:0], time.RFC3339) // the one layout that package time does not parse each time
+	ms := t.Nanosecond() / 1e6
+	return string(append(b[:len(b)-1], '.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z'))
+}
 
 // Encode returns the envelope's JSON: its members in canonical order, the payload byte for byte as it stands, since its
 // hash may be by document order. Of an envelope that Seal made, this is the canonical form.
@@ -109,28 +125,33 @@ func (e *Envelope) Encode() ([]byte, error) {
 	if len(e.Payload) == 0 {
 		return nil, fmt.Errorf("encode envelope: %w: it is empty", ErrPayload)
 	}
-	out := make([]byte, 0, len(e.Payload)+512)
-	out = append(out, '{')
-	member := func(name, value string) {
-		if len(out) > 1 {
-			out = append(out, ',')
-		}
-		out = append(append(append(out, '"'), name...), '"', ':')
-		out = jcs.AppendString(out, value)
-	}
-	member("algorithm", e.Algorithm)
-	member("envelope_type", e.EnvelopeType)
-	member("envelope_version", e.EnvelopeVersion)
+	out := e.appendHead(make([]byte, 0, len(e.Payload)+512))
+	return e.appendTail(append(out, e.Payload...)), nil
+}
+
+// appendHead writes the members before the payload.
+func (e *Envelope) appendHead(dst []byte) []byte {
+	dst = appendMember(dst, `{"algorithm":`, e.Algorithm)
+	dst = appendMember(dst, `,"envelope_type":`, e.EnvelopeType)
+	dst = appendMember(dst, `,"envelope_version":`, e.EnvelopeVersion)
 	if e.ExpiresAt != "" {
-		member("expires_at", e.ExpiresAt)
+		dst = appendMember(dst, `,"expires_at":`, e.ExpiresAt)
 	}
-	member("hash_algorithm", e.HashAlgorithm)
-	member("issued_at", e.IssuedAt)
-	out = append(append(out, `,"payload":`...), e.Payload...)
-	member("payload_hash_b64u", e.PayloadHashB64u)
-	member("signature_b64u", e.SignatureB64u)
-	member("signer_did", e.SignerDID)
-	return append(out, '}'), nil
+	dst = appendMember(dst, `,"hash_algorithm":`, e.HashAlgorithm)
+	dst = appendMember(dst, `,"issued_at":`, e.IssuedAt)
+	return append(dst, `,"payload":`...)
+}
+
+// appendTail writes the members behind the payload.
+func (e *Envelope) appendTail(dst []byte) []byte {
+	dst = appendMember(dst, `,"payload_hash_b64u":`, e.PayloadHashB64u)
+	dst = appendMember(dst, `,"signature_b64u":`, e.SignatureB64u)
+	dst = appendMember(dst, `,"signer_did":`, e.SignerDID)
+	return append(dst, '}')
+}
+
+func appendMember(dst []byte, name, value string) []byte {
+	return jcs.AppendString(append(dst, name...), value)
 }
 
 // Parse reads an envelope strictly: unknown members are refused at this level, duplicate keys at every level. The

@@ -71,9 +71,10 @@ func parseHeader(b []byte) (first uint64, err error) {
 	return binary.BigEndian.Uint64(b[8:]), nil
 }
 
-func appendRecord(dst []byte, k Kind, payload []byte) []byte {
+// appendRecord appends a record; sum is checksum's.
+func appendRecord(dst []byte, k Kind, payload []byte, sum uint32) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(payload))) //nolint:gosec // bounded by MaxRecord
-	dst = binary.BigEndian.AppendUint32(dst, checksum(k, payload))
+	dst = binary.BigEndian.AppendUint32(dst, sum)
 	dst = append(dst, byte(k))
 	return append(dst, payload...)
 }

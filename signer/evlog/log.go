@@ -62,25 +62,39 @@ type Log struct {
 
 	mu      sync.Mutex
 	wake    *sync.Cond
-	pending []*item // waiting to be written
+	pending batch // waiting to be written
 	closed  bool
 
 	// The writer goroutine's own.
-	seg  file
-	size int64
-	next uint64 // sequence of the next record
-	buf  []byte
+	seg    file
+	size   int64
+	next   uint64 // sequence of the next record
+	synced []func(error)
 
 	sync    syncer
 	writing sync.WaitGroup
 }
 
+// batch is what was appended and not yet written: the records as they will stand in the file, and who waits for them.
+type batch struct {
+	buf   []byte
+	items []item
+}
+
 // item is one append on its way.
 type item struct {
-	kind    Kind
-	payload []byte
-	level   Durability
-	done    func(error)
+	end   int // of its record in the batch's buffer, in bytes
+	level Durability
+	done  func(error)
+}
+
+// empty keeps what the batch has allocated for the next one, unless that is unusually much.
+func (b *batch) empty() {
+	if cap(b.buf) > maxBatch {
+		b.buf = nil
+	}
+	clear(b.items) // lets go of the callbacks
+	b.buf, b.items = b.buf[:0], b.items[:0]
 }
 
 // Open takes the directory for appending, creating it if need be. It checks the last segment, cuts off a torn tail
@@ -142,21 +156,27 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 // Append hands over a record. done is called exactly once, from another goroutine: with nil when the record is as durable
-// as asked, with an error when it is not in the log. The payload must not be changed until then. done must not block.
+// as asked, with an error when it is not in the log. The payload is copied. done must not block.
 func (l *Log) Append(k Kind, payload []byte, level Durability, done func(error)) {
 	if len(payload) > MaxRecord {
 		done(fmt.Errorf("%w: %d bytes of %s", ErrTooLarge, len(payload), k))
 		return
 	}
+	sum := checksum(k, payload)
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
 		done(ErrClosed)
 		return
 	}
-	l.pending = append(l.pending, &item{k, payload, level, done})
+	p := &l.pending
+	p.buf = appendRecord(p.buf, k, payload, sum)
+	p.items = append(p.items, item{len(p.buf), level, done})
+	first := len(p.items) == 1
 	l.mu.Unlock()
-	l.wake.Signal()
+	if first {
+		l.wake.Signal()
+	}
 }
 
 // AppendWait is Append for callers that wait.
@@ -184,41 +204,42 @@ func (l *Log) Close() error {
 
 // write is the one writer: it takes everything that is pending and hands it to the operating system in one call.
 func (l *Log) write() {
+	var b batch
 	for {
 		l.mu.Lock()
-		for len(l.pending) == 0 && !l.closed {
+		for len(l.pending.items) == 0 && !l.closed {
 			l.wake.Wait()
 		}
-		batch := l.pending
-		l.pending = nil
+		b, l.pending = l.pending, b
 		l.mu.Unlock()
-		if len(batch) == 0 {
+		if len(b.items) == 0 {
 			return // closed, and nothing is left
 		}
-		l.writeBatch(batch)
+		l.writeBatch(&b)
+		b.empty()
 	}
 }
 
 // maxBatch bounds one write in bytes, so that the first of many large records is not held up by the last.
 const maxBatch = 4 << 20
 
-func (l *Log) writeBatch(batch []*item) {
-	for len(batch) > 0 {
-		l.buf = l.buf[:0]
-		n := 0
-		for n < len(batch) && (n == 0 || len(l.buf) < maxBatch) {
-			l.buf = appendRecord(l.buf, batch[n].kind, batch[n].payload)
+func (l *Log) writeBatch(b *batch) {
+	from := 0
+	for items := b.items; len(items) > 0; {
+		n := 1
+		for n < len(items) && items[n-1].end-from < maxBatch {
 			n++
 		}
-		err := l.writeOnce(uint64(n)) //nolint:gosec // a count
-		l.settle(batch[:n], err)
-		batch = batch[n:]
+		end := items[n-1].end
+		err := l.writeOnce(b.buf[from:end], uint64(n)) //nolint:gosec // a count
+		l.settle(items[:n], err)
+		items, from = items[n:], end
 	}
 }
 
-// writeOnce writes the buffer, all or nothing: what a failed write left is cut off again, so that the next attempt, when
+// writeOnce writes whole records, all or nothing: what a failed write left is cut off again, so that the next attempt, when
 // the disk has room again, continues a sound file.
-func (l *Log) writeOnce(records uint64) error {
+func (l *Log) writeOnce(buf []byte, records uint64) error {
 	if err := l.sync.broken(); err != nil {
 		return err
 	}
@@ -227,7 +248,7 @@ func (l *Log) writeOnce(records uint64) error {
 			return err
 		}
 	}
-	n, err := l.seg.Write(l.buf)
+	n, err := l.seg.Write(buf)
 	if err == nil {
 		l.size += int64(n)
 		l.next += records
@@ -251,17 +272,22 @@ func (l *Log) abandon() error {
 	return nil
 }
 
-func (l *Log) settle(batch []*item, err error) {
-	var synced []func(error)
-	for _, it := range batch {
-		if err == nil && it.level == Synced {
-			synced = append(synced, it.done)
-			continue
-		}
-		it.done(err)
-	}
+// settle tells those whom a write satisfies, after the syncer has been given its part: it can begin meanwhile.
+func (l *Log) settle(items []item, err error) {
 	if err == nil {
-		l.sync.add(l.seg, synced)
+		for _, it := range items {
+			if it.level == Synced {
+				l.synced = append(l.synced, it.done)
+			}
+		}
+		l.sync.add(l.seg, l.synced)
+		clear(l.synced)
+		l.synced = l.synced[:0]
+	}
+	for _, it := range items {
+		if err != nil || it.level != Synced {
+			it.done(err)
+		}
 	}
 }
 

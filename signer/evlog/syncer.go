@@ -15,7 +15,8 @@ type syncer struct {
 	mu      sync.Mutex
 	wake    chan struct{}
 	waiting []func(error)
-	dirty   file // the segment that was written since the last sync
+	spare   []func(error) // the last round's waiting, to be used again
+	dirty   file          // the segment that was written since the last sync
 	retired []file
 	failed  error // a failed fdatasync is final: the kernel may have dropped the pages (fsyncgate)
 	quit    chan struct{}
@@ -86,7 +87,7 @@ func (s *syncer) run(every time.Duration) {
 func (s *syncer) flush() {
 	s.mu.Lock()
 	waiting, dirty, retired, err := s.waiting, s.dirty, s.retired, s.failed
-	s.waiting, s.dirty, s.retired = nil, nil, nil
+	s.waiting, s.spare, s.dirty, s.retired = s.spare, nil, nil, nil
 	s.mu.Unlock()
 	for _, f := range retired {
 		err = errors.Join(err, fdatasync(f), f.Close())
@@ -105,6 +106,8 @@ func (s *syncer) flush() {
 	for _, done := range waiting {
 		done(err)
 	}
+	clear(waiting)
+	s.spare = waiting[:0] // only flush touches it
 }
 
 func fdatasync(f file) error {

@@ -119,6 +119,27 @@ func FuzzCanonical(f *testing.F) {
 	})
 }
 
+// TestAppendIsTheGenericReceipt holds the short way to a signed receipt against the general one.
+func TestAppendIsTheGenericReceipt(t *testing.T) {
+	t.Parallel()
+	k := fixedKey(t)
+	i, c := call()
+	for range 2 {
+		p, err1 := Build(i, c, "gateway")
+		env, err2 := Sign(p, k, time.UnixMilli(c.TimeMS))
+		want, err3 := env.Encode()
+		got, err4 := Append([]byte("before"), i, c, "gateway", k, time.UnixMilli(c.TimeMS))
+		if err := errors.Join(err1, err2, err3, err4); err != nil || string(got) != "before"+string(want) {
+			t.Errorf("got  %s\nwant %s (%v)", got, want, err)
+		}
+		i.EventHash, i.Nonce, i.MissionID, i.Model, c.Reason, c.Outcome = "", "", "", "", "gone\n\xff", record.Cut
+	}
+	i.RunID = ""
+	if _, err := Append(nil, i, c, "gateway", k, time.UnixMilli(1)); !errors.Is(err, ErrPayload) {
+		t.Errorf("a receipt outside the schema: %v", err)
+	}
+}
+
 // TestHugeNumberIsRefused: a receipt that another party would read rounded is not made.
 func TestHugeNumberIsRefused(t *testing.T) {
 	t.Parallel()
@@ -128,7 +149,10 @@ func TestHugeNumberIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Sign(p, fixedKey(t), time.UnixMilli(1)); !errors.Is(err, ErrPayload) {
+	if _, err := Sign(p, fixedKey(t), time.UnixMilli(1)); err == nil {
+		t.Error("signed")
+	}
+	if _, err := Append(nil, i, c, "gateway", fixedKey(t), time.UnixMilli(1)); !errors.Is(err, ErrPayload) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -78,6 +78,7 @@ func (m *Metadata) fits() bool {
 	if worst*text+namesAndNumbers <= maxMetadata {
 		return true
 	}
-	raw, err := json.Marshal(m)
+	slow := *m // only here on the heap
+	raw, err := json.Marshal(&slow)
 	return err == nil && len(raw) <= maxMetadata
 }

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,22 +37,33 @@ const maxSettled = 1 << 17
 
 // recent remembers the newest ids of a bounded number.
 type recent struct {
-	ids  map[string]record.Outcome
-	ring []string
+	cut  map[name]bool // by id: whether the call was cut
+	ring []name
 	at   int
 }
 
-func newRecent(n int) *recent {
-	return &recent{ids: make(map[string]record.Outcome), ring: make([]string, n)}
+// name stands for an id: half of its SHA-256. Without pointers, so that the collector need not look through all of them.
+type name [16]byte
+
+func nameOf(id string) name {
+	sum := sha256.Sum256([]byte(id))
+	return name(sum[:16])
 }
 
-func (r *recent) has(id string) bool { _, ok := r.ids[id]; return ok }
+func newRecent(n int) *recent {
+	return &recent{cut: make(map[name]bool), ring: make([]name, n)}
+}
+
+// has says whether the call is settled, and whether as cut.
+func (r *recent) has(id string) (settled, cut bool) {
+	cut, settled = r.cut[nameOf(id)]
+	return settled, cut
+}
 
 func (r *recent) add(id string, o record.Outcome) {
-	if old := r.ring[r.at]; old != "" {
-		delete(r.ids, old)
-	}
-	r.ring[r.at], r.ids[id] = id, o
+	n := nameOf(id)
+	delete(r.cut, r.ring[r.at])
+	r.ring[r.at], r.cut[n] = n, o == record.Cut
 	r.at = (r.at + 1) % len(r.ring)
 }
 
@@ -68,20 +80,21 @@ const maxIntent = 12 << 10
 
 // begin writes an intent, then tells done.
 func (s *Service) begin(c *conn, i *record.Intent, done func(error)) {
-	raw := i.AppendJSON(nil)
-	if len(raw) > maxIntent {
+	c.json = i.AppendJSON(c.json[:0])
+	if len(c.json) > maxIntent {
 		done(errTooBig)
 		return
 	}
 	s.mu.Lock()
-	if _, open := s.open[i.ID]; open || s.settled.has(i.ID) {
+	_, open := s.open[i.ID]
+	if settled, _ := s.settled.has(i.ID); open || settled {
 		s.mu.Unlock()
 		done(errTwice)
 		return
 	}
 	s.open[i.ID] = &call{intent: i, owner: c}
 	s.mu.Unlock()
-	s.cfg.Log.Append(evlog.KindIntent, raw, s.level(evlog.KindIntent), func(err error) {
+	s.cfg.Log.Append(evlog.KindIntent, c.json, s.level(evlog.KindIntent), func(err error) {
 		if err != nil {
 			// Not in the log, so there is nothing to settle: the call will not leave.
 			s.mu.Lock()
@@ -98,11 +111,10 @@ func (s *Service) begin(c *conn, i *record.Intent, done func(error)) {
 // answer may only be released if the log says so.
 func (s *Service) finish(i *record.Intent, completion *record.Completion, done func(error)) {
 	id, outcome := completion.ID, completion.Outcome
-	contradicts := func(o record.Outcome) bool { return o == record.Cut && outcome == record.Completed }
 	s.mu.Lock()
-	if was, settled := s.settled.ids[id]; settled {
+	if settled, cut := s.settled.has(id); settled {
 		s.mu.Unlock()
-		done(unless(contradicts(was), errIsCut))
+		done(unless(cut && outcome == record.Completed, errIsCut))
 		return
 	}
 	o := s.open[id]
@@ -121,7 +133,7 @@ func (s *Service) finish(i *record.Intent, completion *record.Completion, done f
 		o = &call{intent: i, unlogged: true}
 		s.open[id] = o
 	}
-	if contradicts(o.settling) {
+	if o.settling == record.Cut && outcome == record.Completed {
 		s.mu.Unlock()
 		done(errIsCut)
 		return
@@ -144,29 +156,18 @@ func unless(bad bool, err error) error {
 	return nil
 }
 
-// sign makes the receipt and appends it.
-func (s *Service) sign(j job) {
-	raw, err := s.seal(j)
+// sign makes the receipt and appends it. It returns the buffer that it was made in, to be used again.
+func (s *Service) sign(j job, buf []byte) []byte {
+	raw, err := receipt.Append(buf[:0], j.intent, j.completion, s.cfg.GatewayID, s.cfg.Gateway, s.cfg.Now())
 	if err != nil {
 		s.settledWith(j, err)
-		return
+		return buf
 	}
 	if j.unlogged {
 		s.cfg.Log.Append(evlog.KindIntent, j.intent.AppendJSON(nil), evlog.Written, func(error) {}) // if it fails, so does the receipt behind it
 	}
 	s.cfg.Log.Append(evlog.KindReceipt, raw, s.level(evlog.KindReceipt), func(err error) { s.settledWith(j, err) })
-}
-
-func (s *Service) seal(j job) ([]byte, error) {
-	p, err := receipt.Build(j.intent, j.completion, s.cfg.GatewayID)
-	if err != nil {
-		return nil, err
-	}
-	env, err := receipt.Sign(p, s.cfg.Gateway, s.cfg.Now())
-	if err != nil {
-		return nil, err
-	}
-	return env.Encode()
+	return raw
 }
 
 func (s *Service) settledWith(j job, err error) {
@@ -187,7 +188,7 @@ func (s *Service) settledWith(j job, err error) {
 		s.metrics.failed.Inc()
 		s.cfg.Slog.Error("receipt not recorded", "receipt", j.intent.ID, "error", err)
 	} else {
-		s.metrics.receipts.WithLabelValues(string(j.completion.Outcome)).Inc()
+		s.metrics.settled(j.completion.Outcome).Inc()
 	}
 	for _, done := range waiting {
 		done(err)

@@ -18,6 +18,7 @@ import (
 type conn struct {
 	wire     *wire.Conn
 	instance string
+	json     []byte // of the last intent, to be used again
 }
 
 func (s *Service) serveConn(ctx context.Context, nc net.Conn) {

@@ -1,10 +1,16 @@
 package service
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"sallyport/signer/record"
+)
 
 // metrics are the signer's numbers.
 type metrics struct {
 	receipts *prometheus.CounterVec
+	done     prometheus.Counter // of receipts: completed
+	cut      prometheus.Counter
 	refusals prometheus.Counter
 	failed   prometheus.Counter
 }
@@ -15,6 +21,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		refusals: prometheus.NewCounter(prometheus.CounterOpts{Name: "sallyport_refusals_recorded_total", Help: "Refusals recorded in the evidence log."}),
 		failed:   prometheus.NewCounter(prometheus.CounterOpts{Name: "sallyport_evidence_failures_total", Help: "Records that the evidence log did not take."}),
 	}
+	m.done, m.cut = m.receipts.WithLabelValues(string(record.Completed)), m.receipts.WithLabelValues(string(record.Cut))
 	if r == nil {
 		return m, nil
 	}
@@ -24,4 +31,12 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+// settled counts the calls that were settled so.
+func (m *metrics) settled(o record.Outcome) prometheus.Counter {
+	if o == record.Cut {
+		return m.cut
+	}
+	return m.done
 }

@@ -99,8 +99,9 @@ func (s *Service) Serve(ctx context.Context, lis net.Listener) error {
 	var workers sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
+			var buf []byte
 			for j := range s.work {
-				s.sign(j)
+				buf = s.sign(j, buf)
 			}
 		})
 	}
