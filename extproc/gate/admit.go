@@ -154,8 +154,8 @@ func (x *exchange) authenticate() *code.Denial {
 	return nil
 }
 
-// admit decides, claims, gets the credential and records the intent, in this order: what is refused consumes nothing,
-// and nothing leaves that is not recorded.
+// admit decides, gets the credential, claims and records the intent: what is refused consumes nothing, and nothing leaves
+// that is not recorded.
 func (x *exchange) admit(ctx context.Context, body []byte) (*message.Mutation, *code.Denial) {
 	now := x.gate.cfg.Now()
 	// A body may take its time to arrive; what was withdrawn meanwhile does not leave.
@@ -181,17 +181,43 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*message.Mutation, *
 	}
 	x.intent = x.newIntent(ask, seen, body)
 	rewritten := x.rewrite(cred, inject)
-	if d := x.claim(ctx); d != nil {
+	if d := x.claimAndRecord(ctx); d != nil {
 		return nil, d
-	}
-	if err := x.gate.cfg.Signer.Intent(ctx, x.intent); err != nil {
-		x.gate.cfg.Log.Error("intent not recorded; the call does not pass", "receipt", x.id, "error", err)
-		x.releaseClaim()
-		return nil, code.Deny(code.EvidenceDown, "")
 	}
 	x.phase = phaseUpstream
 	x.gate.metrics.allowed.Inc()
 	return rewritten, nil
+}
+
+// claimAndRecord uses up what the call uses up, and records its intent. Where nothing is used up (a job's binding is only
+// looked at, once it stands), both are under way at the same time, and an intent whose claim fails is settled as cut.
+func (x *exchange) claimAndRecord(ctx context.Context) *code.Denial {
+	claim := x.newClaim()
+	if claim.Nonce != "" || claim.IdemKey != "" {
+		if d := x.claim(ctx, claim); d != nil {
+			return d
+		}
+		return x.recorded(x.gate.cfg.Signer.Begin(ctx, x.intent)(ctx))
+	}
+	wait := x.gate.cfg.Signer.Begin(ctx, x.intent)
+	refused := x.claim(ctx, claim)
+	unrecorded := x.recorded(wait(ctx))
+	if refused != nil && unrecorded == nil {
+		go x.recordCut("refused with " + string(refused.Code) + "; the call did not leave")
+	}
+	if refused != nil {
+		return refused
+	}
+	return unrecorded
+}
+
+func (x *exchange) recorded(err error) *code.Denial {
+	if err == nil {
+		return nil
+	}
+	x.gate.cfg.Log.Error("intent not recorded; the call does not pass", "receipt", x.id, "error", err)
+	x.releaseClaim()
+	return code.Deny(code.EvidenceDown, "")
 }
 
 // credential gets what the upstream needs, if anything. A contract that demands brokered credentials never sends an

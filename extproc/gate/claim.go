@@ -23,8 +23,7 @@ const (
 type idempotency struct{ claim replay.Claim }
 
 // claim uses up what the call may use once, for all replicas, in one round trip. A claim that is refused uses up nothing.
-func (x *exchange) claim(ctx context.Context) *code.Denial {
-	claim := x.newClaim()
+func (x *exchange) claim(ctx context.Context, claim replay.Claim) *code.Denial {
 	if claim.Binder == "" && claim.Nonce == "" && claim.IdemKey == "" {
 		return nil // nothing of this call is limited to one use, one job or one peer
 	}

@@ -82,13 +82,13 @@ func (x *exchange) recordCut(reason string) {
 	defer func() {
 		if p := recover(); p != nil {
 			x.gate.metrics.panics.Inc()
-			x.gate.cfg.Log.Error("recording a cut call panicked", "receipt", x.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			x.gate.cfg.Log.Error("recording a cut call panicked", "receipt", x.intent.ID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
 	c := x.completion(record.Cut, reason)
 	if err := x.gate.cfg.Signer.Complete(ctx, x.intent, c); err != nil {
 		// The intent is in the log: the signer itself will mark it as cut when it recovers.
-		x.gate.cfg.Log.Error("a cut call could not be recorded", "receipt", x.id, "error", err)
+		x.gate.cfg.Log.Error("a cut call could not be recorded", "receipt", x.intent.ID, "error", err)
 	}
 	x.settleIdempotency(ctx, c)
 }

@@ -71,7 +71,11 @@ type recorder struct {
 	done     chan *record.Completion
 }
 
-func (r *recorder) Intent(_ context.Context, i *record.Intent) error {
+func (r *recorder) Begin(_ context.Context, i *record.Intent) func(context.Context) error {
+	return func(context.Context) error { return r.intent(i) }
+}
+
+func (r *recorder) intent(i *record.Intent) error {
 	if r.onIntent != nil {
 		if err := r.onIntent(); err != nil {
 			return err

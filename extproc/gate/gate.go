@@ -44,8 +44,8 @@ const (
 
 // Recorder is the signer as the gate sees it.
 type Recorder interface {
-	// Intent returns nil only when the intent will survive the death of any process.
-	Intent(ctx context.Context, i *record.Intent) error
+	// Begin sends an intent; wait, called once, returns nil only when the intent will survive the death of any process.
+	Begin(ctx context.Context, i *record.Intent) (wait func(context.Context) error)
 	// Complete returns nil only when the receipt is as durable as the evidence mode promises.
 	Complete(ctx context.Context, i *record.Intent, c *record.Completion) error
 	// Refuse hands over a refusal; it does not wait.

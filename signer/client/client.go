@@ -245,19 +245,45 @@ func (c *Client) current(ctx context.Context, most time.Duration) (*link, error)
 
 // Intent records that a call is about to leave. nil means that the record survives the death of any process (and of the
 // machine, in strict mode).
-func (c *Client) Intent(ctx context.Context, i *record.Intent) error {
-	l, err := c.current(ctx, patience)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotRecorded, err)
+func (c *Client) Intent(ctx context.Context, i *record.Intent) error { return c.Begin(ctx, i)(ctx) }
+
+// pending is an intent on its way to the log.
+type pending struct {
+	client *Client
+	intent *record.Intent
+	link   *link
+	n      uint64
+	waiter *waiter
+	err    error
+}
+
+// Begin is Intent in two steps, for callers that have something else to wait for meanwhile: it sends, and what it returns
+// must be called once, to wait.
+func (c *Client) Begin(ctx context.Context, i *record.Intent) (wait func(context.Context) error) {
+	p := &pending{client: c, intent: i}
+	if p.link, p.err = c.current(ctx, patience); p.err != nil {
+		return p.wait
 	}
 	// Claimed from the start: a connection lost between the record and its acknowledgement must not cut a call that goes on.
 	c.mark(i.ID, true)
-	if err = l.call(ctx, c.next.Add(1), wire.Intent, i); err == nil {
-		return nil
+	p.n = c.next.Add(1)
+	p.waiter, p.err = p.link.send(p.n, wire.Intent, i)
+	return p.wait
+}
+
+func (p *pending) wait(ctx context.Context) error {
+	if p.link == nil {
+		return fmt.Errorf("%w: %w", ErrNotRecorded, p.err)
 	}
-	c.mark(i.ID, false)
+	err := p.err
+	if err == nil {
+		if err = p.link.await(ctx, p.n, p.waiter); err == nil {
+			return nil
+		}
+	}
+	p.client.mark(p.intent.ID, false)
 	if ctx.Err() != nil {
-		go c.disown(i)
+		go p.client.disown(p.intent)
 	}
 	return fmt.Errorf("%w: %w", ErrNotRecorded, err)
 }
@@ -322,6 +348,14 @@ type message interface{ AppendBinary(dst []byte) []byte }
 
 // call sends a record and waits for its acknowledgement.
 func (l *link) call(ctx context.Context, n uint64, t wire.Type, m message) error {
+	w, err := l.send(n, t, m)
+	if err != nil {
+		return err
+	}
+	return l.await(ctx, n, w)
+}
+
+func (l *link) send(n uint64, t wire.Type, m message) (*waiter, error) {
 	w := waiters.Get().(*waiter)
 	w.payload = m.AppendBinary(w.payload[:0])
 	l.mu.Lock()
@@ -329,8 +363,12 @@ func (l *link) call(ctx context.Context, n uint64, t wire.Type, m message) error
 	l.mu.Unlock()
 	if err := l.conn.Send(wire.Frame{Type: t, N: n, Payload: w.payload}); err != nil {
 		l.forget(n, w)
-		return fmt.Errorf("%w: %w", errLost, err)
+		return nil, fmt.Errorf("%w: %w", errLost, err)
 	}
+	return w, nil
+}
+
+func (l *link) await(ctx context.Context, n uint64, w *waiter) error {
 	select {
 	case err := <-w.answer:
 		waiters.Put(w)

@@ -97,6 +97,9 @@ func TestRefusals(t *testing.T) {
 	if n := s.Upstream.Count(); n != 0 {
 		t.Errorf("%d requests reached the upstream: %v", n, s.Upstream.Requests())
 	}
+	// A refusal is handed to the log without waiting for it.
+	last := cases[len(cases)-1].code
+	harness.Eventually(t, "the last refusal in the evidence", func() bool { return s.RefusalCodes()[last] > 0 })
 	codes := s.RefusalCodes()
 	for _, c := range cases {
 		if codes[c.code] == 0 && c.code != "PAYLOAD_TOO_LARGE" && c.code != "PATH_NOT_CANONICAL" {

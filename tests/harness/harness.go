@@ -219,13 +219,21 @@ func (s *System) Run(args ...string) (string, error) {
 	return string(out), err
 }
 
-// FreeAddr is a loopback address that nobody listened on a moment ago.
+// FreeAddr is a loopback address that nobody listened on a moment ago and that was not given out before: the system's
+// choice of a free port may fall on the same one twice.
 func FreeAddr(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		addr := l.Addr().String()
+		_ = l.Close()
+		if _, given := givenOut.LoadOrStore(addr, true); !given {
+			return addr
+		}
+	}
 }
+
+var givenOut sync.Map
 
 // shortTempDir is a temporary directory whose path leaves room for Unix socket names (108 bytes in all).
 func shortTempDir(t testing.TB) string {
