@@ -189,14 +189,16 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*message.Mutation, *
 	return rewritten, nil
 }
 
-// claimAndRecord uses up what the call uses up, and records its intent. Where nothing is used up (a job's binding is only
-// looked at, once it stands), both are under way at the same time, and an intent whose claim fails is settled as cut.
+// claimAndRecord uses up what the call uses up, and records its intent. Where the claim can hardly fail (nothing is used up,
+// and the job's binding was found to be this one before) both are under way at the same time, and an intent whose claim
+// fails all the same is settled as cut.
 func (x *exchange) claimAndRecord(ctx context.Context) *code.Denial {
 	claim := x.newClaim()
-	if claim.Nonce != "" || claim.IdemKey != "" {
+	if claim.Nonce != "" || claim.IdemKey != "" || !x.gate.bindings.seen(claim) {
 		if d := x.claim(ctx, claim); d != nil {
 			return d
 		}
+		x.gate.bindings.add(claim)
 		return x.recorded(x.gate.cfg.Signer.Begin(ctx, x.intent)(ctx))
 	}
 	wait := x.gate.cfg.Signer.Begin(ctx, x.intent)

@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"strings"
+	"sync"
 	"time"
 
 	"sallyport/extproc/replay"
@@ -50,6 +51,40 @@ func (x *exchange) claim(ctx context.Context, claim replay.Claim) *code.Denial {
 		return code.Deny(code.IdempotencyNoReplay, "receipt %s", res.ReceiptID)
 	}
 	return code.Deny(code.GateInternal, "claim status %d", res.Status)
+}
+
+// maxBindings bounds what is remembered of jobs; an entry is some hundred bytes.
+const maxBindings = 16384
+
+// bindings remembers which jobs were found to be bound to whom. It decides nothing: the store is asked on every call.
+type bindings struct {
+	mu   sync.RWMutex
+	good map[binding]struct{}
+}
+
+type binding struct{ mission, binder string }
+
+func newBindings() *bindings { return &bindings{good: map[binding]struct{}{}} }
+
+// seen is also true of a claim without a binding.
+func (b *bindings) seen(c replay.Claim) bool {
+	if c.Binder == "" {
+		return true
+	}
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	_, ok := b.good[binding{c.Mission, c.Binder}]
+	return ok
+}
+
+func (b *bindings) add(c replay.Claim) {
+	if c.Binder == "" {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	evictOne(b.good, maxBindings)
+	b.good[binding{c.Mission, c.Binder}] = struct{}{}
 }
 
 func (x *exchange) newClaim() replay.Claim {

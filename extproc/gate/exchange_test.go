@@ -282,8 +282,38 @@ func TestBinding(t *testing.T) {
 		if tc.want == "" {
 			k.must("request body", requestBody(goodBody))
 		} else {
+			left := f.recorder.left()
 			k.mustRefuse(tc.want, requestBody(goodBody))
+			if f.recorder.left() != left {
+				t.Error("an intent was recorded for a job that is somebody else's")
+			}
 		}
+	}
+}
+
+// A claim and an intent are under way at the same time once the job's binding is known. If the claim fails then, the call
+// is refused, and its intent is settled as cut.
+func TestClaimFailsBesideItsIntent(t *testing.T) {
+	var store *replay.Memory
+	f := newFixture(t, func(c *Config) {
+		c.Binding = []string{BindRunID}
+		store = replay.NewMemory(c.Now)
+		c.Replay = store
+	})
+	tok := f.token(func(c *token.Claims) { c.MissionID = "job-1" })
+	call := func() *talk {
+		k := f.open()
+		k.must("request headers", chat(tok, runIDHeader, "run-1"))
+		return k
+	}
+	call().must("request body", requestBody(goodBody))
+	_ = store.Close()
+	call().mustRefuse(code.ReplayStoreDown, requestBody(goodBody))
+	if c := f.recorder.completion(t); c.Outcome != record.Cut || c.ID != f.recorder.intents[1].ID || !strings.Contains(c.Reason, string(code.ReplayStoreDown)) {
+		t.Errorf("completion %+v", c)
+	}
+	if f.metric("sallyport_decisions_total", "allow") != 1 {
+		t.Error("counted as allowed")
 	}
 }
 

@@ -124,6 +124,7 @@ type Gate struct {
 	tokens    *tokens
 	metrics   *metrics
 	workers   *workers
+	bindings  *bindings
 }
 
 // New makes a gate; it holds no goroutine until a call has to wait for something.
@@ -150,6 +151,7 @@ func New(cfg Config) (*Gate, error) {
 		tokens:    newTokens(cfg.Audience),
 		metrics:   m,
 		workers:   newWorkers(),
+		bindings:  newBindings(),
 	}, nil
 }
 
