@@ -116,7 +116,7 @@ func (x *exchange) identify() *code.Denial {
 // authenticate verifies the token against the key set and the revocations of one snapshot, which the exchange keeps.
 func (x *exchange) authenticate() *code.Denial {
 	r, now := x.req, x.gate.cfg.Now()
-	raw, d := r.scopedToken()
+	raw, d := r.scopedToken(x.gate.tokens.known)
 	if d != nil {
 		return d
 	}

@@ -125,6 +125,7 @@ type Gate struct {
 	metrics   *metrics
 	workers   *workers
 	bindings  *bindings
+	settling  *deadlines // waits for a receipt
 }
 
 // New makes a gate; it holds no goroutine until a call has to wait for something.
@@ -152,6 +153,7 @@ func New(cfg Config) (*Gate, error) {
 		metrics:   m,
 		workers:   newWorkers(),
 		bindings:  newBindings(),
+		settling:  &deadlines{after: cfg.SettleTimeout},
 	}, nil
 }
 

@@ -40,31 +40,37 @@ var controls = []string{
 	"x-delegation-spend-minor", "x-idempotency-fingerprint", "x-fingerprint",
 }
 
-// removed is what is stripped from every request that passes.
-var removed = func() map[string]bool {
-	m := make(map[string]bool, len(carriers)+len(controls))
+// trait is what the gate has to know of a header's name.
+type trait uint8
+
+const (
+	isCarrier trait = 1 << iota
+	// isRemoved: it is stripped from every request that passes.
+	isRemoved
+	// isSingle: its repetition is refused. Envoy delivers duplicates as separate entries (1.40.0, measured), and taking the
+	// first or the last would let two readers see two different requests.
+	isSingle
+	// isJoined: Envoy 1.40.0 hands its repetitions over as one entry with a comma between (measured); none of these holds a
+	// comma when it came once.
+	isJoined
+)
+
+var traits = func() map[string]trait {
+	m := map[string]trait{}
 	for _, h := range carriers {
-		m[h] = true
+		m[h] |= isCarrier | isRemoved | isSingle
 	}
 	for _, h := range controls {
-		m[h] = true
+		m[h] |= isRemoved | isSingle
+	}
+	for _, h := range []string{"content-encoding", "content-type", "content-length", ":path", ":authority", ":method"} {
+		m[h] |= isSingle
+	}
+	for _, h := range []string{"authorization", "content-encoding", ":authority"} {
+		m[h] |= isJoined
 	}
 	return m
 }()
-
-// single are the headers whose repetition is refused: Envoy delivers duplicates as separate entries (1.40.0, measured),
-// and taking the first or the last would let two readers see two different requests.
-var single = func() map[string]bool {
-	m := map[string]bool{"content-encoding": true, "content-type": true, "content-length": true, ":path": true, ":authority": true, ":method": true}
-	for h := range removed {
-		m[h] = true
-	}
-	return m
-}()
-
-// joined are the headers whose repetitions Envoy 1.40.0 hands over as one entry with a comma between (measured); none of
-// them holds a comma when it came once.
-var joined = map[string]bool{"authorization": true, "content-encoding": true, ":authority": true}
 
 // request is what the gate reads from the request's headers.
 type request struct {
@@ -88,37 +94,39 @@ type credential struct{ header, value string }
 // readHeaders picks what the gate needs from Envoy's header list, in one pass, and refuses what must not come:
 // reserved headers and repeated security headers.
 func readHeaders(list []message.Header) (*request, *code.Denial) {
-	r := &request{}
-	seen := make(map[string]bool, 8)
+	r := &request{rest: make([]message.Header, 0, len(list))}
 	var denial *code.Denial
-	for _, h := range list {
+	refuse := func(c code.Code, name string) {
+		if denial == nil {
+			denial = code.Deny(c, "%.64s", name)
+		}
+	}
+	for i, h := range list {
 		name, value := h.Name, h.Value
 		if name == "" {
 			continue
 		}
-		if strings.HasPrefix(name, reservedPrefix) && denial == nil {
-			denial = code.Deny(code.HeaderReserved, "%.64s", name)
+		t := traits[name]
+		if strings.HasPrefix(name, reservedPrefix) {
+			refuse(code.HeaderReserved, name)
 		}
-		if single[name] {
-			if seen[name] && denial == nil {
-				denial = code.Deny(code.HeaderDuplicate, "%s", name)
-			}
-			seen[name] = true
+		if t&isSingle != 0 && slices.ContainsFunc(list[:i], func(h message.Header) bool { return h.Name == name }) {
+			refuse(code.HeaderDuplicate, name)
 		}
-		if removed[name] {
+		if t&isRemoved != 0 {
 			r.strip = append(r.strip, name)
 		} else if name[0] != ':' {
 			r.rest = append(r.rest, h)
 		}
-		if joined[name] && strings.Contains(value, ",") && denial == nil {
-			denial = code.Deny(code.HeaderDuplicate, "%s", name)
+		if t&isJoined != 0 && strings.Contains(value, ",") {
+			refuse(code.HeaderDuplicate, name)
 		}
-		r.take(name, value)
+		r.take(name, value, t)
 	}
 	return r, denial
 }
 
-func (r *request) take(name, value string) {
+func (r *request) take(name, value string, t trait) {
 	switch name {
 	case ":method":
 		r.method = value
@@ -143,13 +151,11 @@ func (r *request) take(name, value string) {
 	case "x-openai-api":
 		r.openAIAPI = value
 	default:
-		for _, c := range carriers {
-			if name == c {
-				if v := bareCredential(name, value); v != "" {
-					r.credentials = append(r.credentials, credential{name, v})
-				}
-				return
-			}
+		if t&isCarrier == 0 {
+			return
+		}
+		if v := bareCredential(name, value); v != "" {
+			r.credentials = append(r.credentials, credential{name, v})
 		}
 	}
 }
@@ -177,9 +183,10 @@ func bareCredential(header, value string) string {
 
 // scopedToken returns the one token of the request. Two different ones are refused, and so is any credential that is
 // no scoped token: the broker did not give it, and it must not leave.
-func (r *request) scopedToken() (string, *code.Denial) {
+// known tells of a text whether it is a token that was verified before.
+func (r *request) scopedToken(known func(string) bool) (string, *code.Denial) {
 	creds := r.credentials
-	for _, pair := range strings.Split(r.query, "&") {
+	for pair := range strings.SplitSeq(r.query, "&") {
 		if k, v, _ := strings.Cut(pair, "="); k == "key" && v != "" {
 			creds = append(creds, credential{"?key=", v})
 		}
@@ -194,7 +201,7 @@ func (r *request) scopedToken() (string, *code.Denial) {
 		}
 	}
 	for _, c := range creds {
-		if token.Looks(c.value) {
+		if known(c.value) || token.Looks(c.value) {
 			continue
 		}
 		if c.header == "x-cst" || c.header == "x-scoped-token" {

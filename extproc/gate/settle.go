@@ -1,7 +1,6 @@
 package gate
 
 import (
-	"context"
 	"crypto/sha256"
 	"fmt"
 	"strconv"
@@ -39,8 +38,8 @@ func (x *exchange) responseHeaders(m *message.Request) (*message.Response, error
 
 // localAnswer is Envoy's own answer to an allowed call (no route, upstream unreachable, time out): recorded as cut with
 // Envoy's reason, and passed on as it is.
-func (x *exchange) localAnswer(ctx context.Context, m *message.Request) (*message.Response, error) {
-	if err := x.record(ctx, x.completion(record.Cut, "envoy: "+clip(m.Attribute(codeDetails)))); err != nil {
+func (x *exchange) localAnswer(m *message.Request) (*message.Response, error) {
+	if err := x.record(x.completion(record.Cut, "envoy: "+clip(m.Attribute(codeDetails)))); err != nil {
 		return nil, err
 	}
 	x.gate.metrics.cut.Inc()
@@ -103,14 +102,13 @@ func (x *exchange) stillTrusted() *code.Denial {
 }
 
 // settle records the completed call. Its error means that the last byte must not be released.
-func (x *exchange) settle(ctx context.Context) error {
-	return x.record(ctx, x.completion(record.Completed, ""))
+func (x *exchange) settle() error {
+	return x.record(x.completion(record.Completed, ""))
 }
 
-func (x *exchange) record(ctx context.Context, c *record.Completion) error {
+func (x *exchange) record(c *record.Completion) error {
 	// The client may be gone: what happened is recorded all the same.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), x.gate.cfg.SettleTimeout)
-	defer cancel()
+	ctx := x.gate.settling.context()
 	if err := x.gate.cfg.Signer.Complete(ctx, x.intent, c); err != nil {
 		x.gate.cfg.Log.Error("receipt not recorded; the answer is withheld", "receipt", x.id, "error", err)
 		return fmt.Errorf("%w: %s", errWithheld, code.EvidenceDown)

@@ -122,11 +122,11 @@ func (x *exchange) wait(ctx context.Context, m *message.Request) (*message.Respo
 		return x.decide(ctx, m), nil
 	case message.ResponseHeaders:
 		if x.localReply {
-			return x.localAnswer(ctx, m)
+			return x.localAnswer(m)
 		}
-		return withHeader(receiptHeader, x.id), x.settle(ctx)
+		return withHeader(receiptHeader, x.id), x.settle()
 	case message.ResponseBody, message.ResponseTrailers:
-		return goOn(m.Kind), x.settle(ctx)
+		return goOn(m.Kind), x.settle()
 	case message.RequestTrailers: // never asked for
 	}
 	return nil, x.outOfTurn(m.Kind.String())

@@ -31,6 +31,15 @@ func newTokens(audience []string) *tokens {
 	return &tokens{audience: audience, good: map[[sha256.Size]byte]verifiedToken{}}
 }
 
+// known tells whether a text is a token that verified before. Whether it still does is verify's to say.
+func (c *tokens) known(raw string) bool {
+	key := sha256.Sum256([]byte(raw))
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	_, ok := c.good[key]
+	return ok
+}
+
 // verify returns the verified token. It is shared by every exchange that carries it and must not be changed.
 func (c *tokens) verify(raw string, trust *client.Trust, now time.Time) (*token.Token, *code.Denial) {
 	key := sha256.Sum256([]byte(raw))

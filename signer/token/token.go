@@ -227,7 +227,7 @@ func Looks(raw string) bool {
 	if len(s) != 3 || len(s[0]) > maxHeader || s[0] == "" || s[1] == "" {
 		return false
 	}
-	if slices.ContainsFunc(s, func(part string) bool { return strings.Trim(part, alphabet) != "" }) {
+	if slices.ContainsFunc(s, func(part string) bool { return !isB64u(part) }) {
 		return false
 	}
 	data, err := base64.RawURLEncoding.DecodeString(s[0])
@@ -244,5 +244,14 @@ func Looks(raw string) bool {
 	return err == nil && trim(alg) != ""
 }
 
-// alphabet is base64url's.
-const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+// isB64u tells whether s is of base64url's alphabet.
+func isB64u(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return true
+}
