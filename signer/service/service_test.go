@@ -438,7 +438,7 @@ func TestGivenUpCalls(t *testing.T) {
 	var wg sync.WaitGroup
 	for n := range 16 {
 		wg.Go(func() {
-			for k := range 200 {
+			for k := range 40 {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(k%20)*20*time.Microsecond)
 				_ = c.Intent(ctx, intent(fmt.Sprintf("rcpt_late_%d_%d", n, k)))
 				cancel()
