@@ -137,9 +137,18 @@ func (o *otherSigner) cpuTime() time.Duration {
 // benchCalls is how many calls are under way at a time.
 const benchCalls = 64
 
+// benchUpstream is how long a call's upstream takes in BenchmarkPaced: with benchCalls under way, some thousand calls a second.
+const benchUpstream = 10 * time.Millisecond
+
 // BenchmarkCall is what a call costs on the way to its receipt: intent and completion over a Unix socket, with the signer
-// in a process of its own. Processor time a call is reported for each side: this process's is the client's.
-func BenchmarkCall(b *testing.B) {
+// in a process of its own. Processor time a call is reported for each side: this process's is the client's. Elapsed time says
+// little, since the two compete for the same processors.
+func BenchmarkCall(b *testing.B) { benchmarkModes(b, 0) }
+
+// BenchmarkPaced is the same where the calls wait for their upstreams: less comes at once, so less is shared.
+func BenchmarkPaced(b *testing.B) { benchmarkModes(b, benchUpstream) }
+
+func benchmarkModes(b *testing.B, upstream time.Duration) {
 	for _, mode := range []Mode{Strict, Sealed, Async} {
 		b.Run(string(mode), func(b *testing.B) {
 			dir := b.TempDir()
@@ -155,7 +164,7 @@ func BenchmarkCall(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			here, there := cpuTime(), other.cpuTime()
-			callMany(b, c)
+			callMany(b, c, upstream)
 			here, there = cpuTime()-here, other.cpuTime()-there
 			b.ReportMetric(float64(here.Nanoseconds())/1000/float64(b.N), "client-µs/op")
 			b.ReportMetric(float64(there.Nanoseconds())/1000/float64(b.N), "signer-µs/op")
@@ -164,7 +173,7 @@ func BenchmarkCall(b *testing.B) {
 }
 
 // callMany makes b.N calls, benchCalls at a time.
-func callMany(b *testing.B, c *client.Client) {
+func callMany(b *testing.B, c *client.Client, upstream time.Duration) {
 	var n atomic.Int64
 	var wg sync.WaitGroup
 	for range benchCalls {
@@ -175,7 +184,11 @@ func callMany(b *testing.B, c *client.Client) {
 					return
 				}
 				i, done := realCall(k)
-				if err := errors.Join(c.Intent(b.Context(), i), c.Complete(b.Context(), i, done)); err != nil {
+				err := c.Intent(b.Context(), i)
+				if upstream > 0 {
+					time.Sleep(upstream)
+				}
+				if err := errors.Join(err, c.Complete(b.Context(), i, done)); err != nil {
 					b.Error(err)
 					return
 				}

@@ -32,7 +32,7 @@ const (
 // DefaultGrace is how long a call whose process went away may be claimed again before it is settled as cut.
 const DefaultGrace = 5 * time.Second
 
-// Log is what the service needs of the evidence log.
+// Log is what the service needs of the evidence log. Append copies the payload.
 type Log interface {
 	Append(k evlog.Kind, payload []byte, level evlog.Durability, done func(error))
 }

@@ -427,6 +427,33 @@ func TestLateIntentIsCut(t *testing.T) {
 	})
 }
 
+// TestGivenUpCalls: a call that gives up leaves nothing behind that another could take for its own answer.
+func TestGivenUpCalls(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Async, time.Minute)
+	c, _ := r.client("p")
+	if err := c.Intent(t.Context(), intent("rcpt_used")); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for n := range 16 {
+		wg.Go(func() {
+			for k := range 40 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(k%20)*20*time.Microsecond)
+				_ = c.Intent(ctx, intent(fmt.Sprintf("rcpt_late_%d_%d", n, k)))
+				cancel()
+				if err := c.Intent(t.Context(), intent(fmt.Sprintf("rcpt_%d_%d", n, k))); err != nil {
+					t.Errorf("a new id: %v", err)
+				}
+				if c.Intent(t.Context(), intent("rcpt_used")) == nil {
+					t.Error("a used id was taken")
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
 func TestSignerAway(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, Sealed, time.Minute)
