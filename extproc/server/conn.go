@@ -42,7 +42,7 @@ type conn struct {
 	framer *http2.Framer // reads only, from in
 
 	mu      sync.Mutex
-	changed *sync.Cond // the last stream's end, the connection's end
+	changed *sync.Cond // the last stream's end, the end of writing, the connection's end
 	streams map[uint32]*stream
 	last    uint32 // highest stream that was opened
 	out     []byte // to be written
@@ -329,6 +329,7 @@ func (c *conn) write() {
 		}
 	}
 	c.writing = false
+	c.changed.Broadcast()
 }
 
 // fail ends the connection and with it all its streams.
@@ -371,11 +372,10 @@ func (c *conn) drain(deadline time.Time) {
 	c.mu.Unlock()
 	c.write()
 	c.mu.Lock()
-	for len(c.streams) > 0 && c.err == nil {
+	for (len(c.streams) > 0 || c.writing || len(c.out) > 0) && c.err == nil {
 		c.changed.Wait()
 	}
 	c.mu.Unlock()
-	c.write()
 	c.fail(errDrained)
 }
 
