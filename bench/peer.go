@@ -36,7 +36,7 @@ var peerNames = []string{directName, envoyName, envoyNativeName, noopName, sally
 
 var registry = map[string]func(context.Context, *environment) (peer, error){
 	directName: newDirect, envoyName: newEnvoyAlone, noopName: newNoop, sallyportName: newSallyport,
-	envoyNativeName: newEnvoyNative, mitmproxyName: newMitmproxy,
+	envoyNativeName: newEnvoyNative, mitmproxyName: newMitmproxy, litellmName: newLitellm,
 }
 
 // baseline is what the ratios are to: the least that any processor in these phases can cost.
