@@ -100,6 +100,17 @@ func sameJSON(a, b []byte) bool {
 	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }
 
+// warm sends n calls, each over a connection of its own, so that every worker has had some: what has just started loads
+// and compiles things on its first calls, for longer than a cell's warm-up lasts. What is answered is for check to judge.
+func (g *gate) warm(ctx context.Context, n int) error {
+	for range n {
+		if _, err := once(ctx, g.address, g.call(g.token, "")); err != nil {
+			return fmt.Errorf("warming up: %w", err)
+		}
+	}
+	return nil
+}
+
 // verify repeats the check after everything was measured, and wants as many calls with the real credential at the
 // upstream as this peer alone has had answered. Other peers may have added to these.
 func (g *gate) verify(ctx context.Context, answered int64) error {

@@ -35,6 +35,7 @@ type litellm struct {
 	gate
 	witness *witness
 	models  []litellmModel
+	pids    []int
 }
 
 // litellmModel is an entry of model_list.
@@ -110,7 +111,11 @@ func (p *litellm) run(ctx context.Context, e *environment) error {
 	if err := p.await(ctx, func() error { return litellmReady(ctx, p.address) }); err != nil {
 		return err
 	}
-	return p.settled(ctx)
+	if err := p.warm(ctx, warmCalls); err != nil {
+		return err
+	}
+	p.pids, err = p.settled(ctx)
+	return err
 }
 
 // litellmKey is a new master key, as long as the token that the other peers carry. LiteLLM wants its prefix.
@@ -174,7 +179,7 @@ func (p *litellm) Check(ctx context.Context) error {
 func (p *litellm) Target(_ context.Context, n int) (target, error) { return p.target(n), nil }
 
 // Groups has the process that was started, and all its workers.
-func (p *litellm) Groups() map[string][]int { return p.groups(litellmName) }
+func (p *litellm) Groups() map[string][]int { return map[string][]int{litellmName: p.pids} }
 
 func (p *litellm) Verify(ctx context.Context, answered int64) error { return p.verify(ctx, answered) }
 

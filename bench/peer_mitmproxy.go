@@ -32,6 +32,7 @@ type mitmproxy struct {
 	bin    string
 	tokens *tokenMaker
 	addon  string
+	pids   []int
 }
 
 func newMitmproxy(ctx context.Context, e *environment) (peer, error) {
@@ -63,7 +64,11 @@ func startMitmproxy(ctx context.Context, e *environment, addon string) (*mitmpro
 	if p.process, p.address, err = p.run(ctx, mitmproxyName, e.upstream.address); err != nil {
 		return nil, err
 	}
-	if err := p.settled(ctx); err != nil {
+	err = p.warm(ctx, warmCalls)
+	if err == nil {
+		p.pids, err = p.settled(ctx)
+	}
+	if err != nil {
 		p.Stop()
 		return nil, err
 	}
@@ -153,7 +158,7 @@ func (p *mitmproxy) Check(ctx context.Context) error {
 
 func (p *mitmproxy) Target(_ context.Context, n int) (target, error) { return p.target(n), nil }
 
-func (p *mitmproxy) Groups() map[string][]int { return p.groups("mitmdump") }
+func (p *mitmproxy) Groups() map[string][]int { return map[string][]int{"mitmdump": p.pids} }
 
 // Verify wants the addon to have swapped the token of every call that was answered.
 func (p *mitmproxy) Verify(ctx context.Context, answered int64) error {

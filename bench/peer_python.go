@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -116,17 +117,22 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s[:i], s[i+len(sep):], true
 }
 
+// warmCalls is how many calls a Python peer gets before it is measured. At 200, LiteLLM has found its speed.
+const warmCalls = 200
+
 // How a family that has just started is known to be done with it: no more CPU time for a while.
 const (
 	quietFor  = time.Second
 	quietMost = 3 * tick // of CPU time in it, for what idles
 )
 
-// settled waits until a process and all that descend from it have stopped working at starting.
-func (p *process) settled(ctx context.Context) error {
+// settled waits until a process and all that descend from it have stopped working at starting. It returns those that
+// stay: a helper that runs for a moment has no CPU time of its own to read later.
+func (p *process) settled(ctx context.Context) ([]int, error) {
+	var stay []int
 	var before time.Duration
 	next := time.Time{}
-	return p.await(ctx, func() error {
+	err := p.await(ctx, func() error {
 		if time.Now().Before(next) {
 			return errors.New("it is still busy with starting")
 		}
@@ -138,23 +144,14 @@ func (p *process) settled(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		spent := now - before
-		before, next = now, time.Now().Add(quietFor)
-		if spent > quietMost {
+		same, spent := slices.Equal(pids, stay), now-before
+		stay, before, next = pids, now, time.Now().Add(quietFor)
+		if !same || spent > quietMost {
 			return fmt.Errorf("it still used %v of CPU time within %v", spent, quietFor)
 		}
 		return nil
 	})
-}
-
-// groups is the whole family under one name. Without /proc it is the first process alone, whose CPU time cannot be read
-// then either, which fails the run.
-func (p *process) groups(name string) map[string][]int {
-	pids, err := family(p.pid())
-	if err != nil {
-		pids = []int{p.pid()}
-	}
-	return map[string][]int{name: pids}
+	return stay, err
 }
 
 // pinned is the version of a package in a requirements text.
