@@ -5,8 +5,11 @@ import (
 	"slices"
 )
 
-// markerSpacing keeps a distribution's markers apart, in pixels; the points of a curve are too many to mark each.
-const markerSpacing = 90.0
+// A distribution of many points has its markers that far apart, in pixels; one of few has one at each.
+const (
+	markerSpacing = 90.0
+	fewPoints     = 12
+)
 
 func latencyPanel(c *canvas, y float64, f Figures, looks map[string]look) float64 {
 	y = c.panelTitle(y, "Latency distribution", f.LatencyNote)
@@ -32,8 +35,8 @@ func latencyPanel(c *canvas, y float64, f Figures, looks map[string]look) float6
 		}
 		c.polyline(curve, l)
 		next := plotLeft + markerSpacing*float64(i)/float64(len(f.Latency)) // each begins elsewhere
-		for j, p := range curve {
-			if p.X >= next || j == len(curve)-1 && len(curve) == 1 {
+		for _, p := range curve {
+			if p.X >= next || len(curve) <= fewPoints {
 				c.marker(p.X, p.Y, l)
 				next = p.X + markerSpacing
 			}

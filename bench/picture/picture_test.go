@@ -385,6 +385,20 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestFewPointsAreMarked: where there are only a few percentiles, each can be seen.
+func TestFewPointsAreMarked(t *testing.T) {
+	f := Figures{Latency: []Series{{Name: "a", Points: []Point{{0.5, 1}, {0.51, 1}, {0.99, 3}}}}}
+	circles := 0
+	for _, e := range parse(t, draw(t, f)) {
+		if e.name == "circle" {
+			circles++
+		}
+	}
+	if circles != 4 { // and one in the legend
+		t.Errorf("%d markers, want 4", circles)
+	}
+}
+
 func TestScales(t *testing.T) {
 	p := percentiles(0.01, 0.9995, 0, 300)
 	if a, b := p.at(0.99)-p.at(0.9), p.at(0.999)-p.at(0.99); math.Abs(a-b) > 0.01 {
