@@ -127,7 +127,7 @@ const (
 )
 
 // settled waits until a process and all that descend from it have stopped working at starting. It returns those that
-// stay: a helper that runs for a moment has no CPU time of its own to read later.
+// stay: a child that runs for a moment has no CPU time of its own to read later.
 func (p *process) settled(ctx context.Context) ([]int, error) {
 	var stay []int
 	var before time.Duration
