@@ -31,11 +31,12 @@ type target struct {
 }
 
 // peerNames is the order in which peers are started and shown. To add one, write a file with its constructor, and name
-// it here and in the registry.
-var peerNames = []string{directName, envoyName, noopName, sallyportName}
+// it here and in the registry. Those that take long to install stand only in the registry: they run where they are asked for.
+var peerNames = []string{directName, envoyName, envoyNativeName, noopName, sallyportName}
 
 var registry = map[string]func(context.Context, *environment) (peer, error){
 	directName: newDirect, envoyName: newEnvoyAlone, noopName: newNoop, sallyportName: newSallyport,
+	envoyNativeName: newEnvoyNative, mitmproxyName: newMitmproxy, litellmName: newLitellm,
 }
 
 // baseline is what the ratios are to: the least that any processor in these phases can cost.
