@@ -1,0 +1,5 @@
+package main
+
+import "context"
+
+func (e *environment) profile(context.Context, peer, setting) {}
