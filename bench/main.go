@@ -128,8 +128,8 @@ func names(peers []peer) []string {
 
 // startPeers starts and checks the peers that any part names. What was started is returned even if a later one fails.
 func startPeers(ctx context.Context, e *environment, show *progress) ([]peer, error) {
-	if d := e.o.target; d != nil {
-		p, err := newRemote(d)
+	if e.o.target != nil {
+		p, err := newRemote(e)
 		if err != nil {
 			return nil, err
 		}

@@ -101,8 +101,11 @@ func (in flags) options() (options, error) {
 		if o.target != nil {
 			o.scenario.Title = "Load of " + o.target.url.Host
 		}
-	} else if o.scenario, err = scenario.Load(in.scenario, known); err != nil {
+	} else if o.scenario, err = scenario.Load(in.scenario, peerNames); err != nil {
 		return o, err
+	}
+	if o.target != nil {
+		o.scenario.Only(targetName)
 	}
 	if err := in.override(o.scenario); err != nil {
 		return o, err

@@ -4,9 +4,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"sallyport/bench/scenario"
 	"sallyport/bench/workload"
 )
 
@@ -57,6 +59,24 @@ func TestScenariosOfThisFolderAreGood(t *testing.T) {
 	for _, f := range files {
 		if _, err := parseOptions([]string{"--scenario", f}, io.Discard); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// TestSmokeHasEveryWorkload names each that there is.
+func TestSmokeHasEveryWorkload(t *testing.T) {
+	s, err := scenario.Load("scenarios/smoke.yaml", peerNames)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, p := range s.Parts {
+		all = append(all, p.Workload)
+	}
+	for kind := range strings.SplitSeq(workload.Names, ", ") {
+		kind = strings.TrimRight(kind, "NSIZE") // stream-N is there as stream-50
+		if !slices.ContainsFunc(all, func(name string) bool { return strings.HasPrefix(name, kind) }) {
+			t.Errorf("no %s in %v", kind, all)
 		}
 	}
 }

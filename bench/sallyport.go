@@ -160,7 +160,7 @@ func (s *sallyport) Check(ctx context.Context) error {
 		return err
 	}
 	s.credentialed = seen["credential"]
-	return s.bindingInRedis(ctx)
+	return errors.Join(s.bindingInRedis(ctx), s.e.prepareRefusals(ctx, s.tokens))
 }
 
 func (s *sallyport) bindingInRedis(ctx context.Context) error {

@@ -18,13 +18,15 @@ const targetName = "target"
 
 // remote is a deployment that runs already. Its tokens are issued by its own control API.
 type remote struct {
+	e      *environment
 	d      *deployment
 	tokens *tokens
 }
 
-func newRemote(d *deployment) (peer, error) {
+func newRemote(e *environment) (peer, error) {
+	d := e.o.target
 	t, err := newTokens(d.control)
-	return &remote{d: d, tokens: t}, err
+	return &remote{e: e, d: d, tokens: t}, err
 }
 
 func (r *remote) Name() string { return targetName }
@@ -52,7 +54,7 @@ func (r *remote) Check(ctx context.Context) error {
 	case a.Header.Get(receiptHeader) == "":
 		return fmt.Errorf("the answer has no %s", receiptHeader)
 	}
-	return nil
+	return r.e.prepareRefusals(ctx, r.tokens)
 }
 
 func (r *remote) target(headers []http.Header) target {

@@ -176,6 +176,16 @@ func (t *tokens) outlived(ctx context.Context) (string, error) {
 	}
 }
 
+// prepareRefusals begins early what refused calls need, where there are to be any.
+func (e *environment) prepareRefusals(ctx context.Context, t *tokens) error {
+	for _, p := range e.o.scenario.Parts {
+		if p.Workload == workload.Refusals || p.Workload == workload.RefusedExpired {
+			return t.prepareOutlived(ctx)
+		}
+	}
+	return nil
+}
+
 // prepareOutlived issues it, so that it grows old while others are measured.
 func (t *tokens) prepareOutlived(ctx context.Context) (err error) {
 	if t.expired != "" {

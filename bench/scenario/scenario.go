@@ -105,6 +105,14 @@ func (p *Part) applyDefaults(s *Scenario) {
 	}
 }
 
+// Only has every part measure this peer, whatever the file says.
+func (s *Scenario) Only(peer string) {
+	s.Peers = []string{peer}
+	for i := range s.Parts {
+		s.Parts[i].Peers = s.Peers
+	}
+}
+
 // problem is something wrong with a field; path is as in parts[0].rate.
 type problem struct {
 	path, message string
@@ -126,12 +134,17 @@ func (s *Scenario) problems(peers []string) []problem {
 	if !slices.Contains([]string{"strict", "sealed", "async"}, s.Evidence) {
 		out = append(out, bad("evidence", "%q; give strict, sealed or async", s.Evidence))
 	}
-	out = append(out, peerProblems("peers", s.Peers, peers)...)
+	wrong := peerProblems("peers", s.Peers, peers)
+	out = append(out, wrong...)
 	if len(s.Parts) == 0 {
 		out = append(out, bad("parts", "nothing to measure; give at least one part with a workload"))
 	}
 	for i, p := range s.Parts {
-		out = append(out, p.problems(fmt.Sprintf("parts[%d].", i), s.Peers)...)
+		at := fmt.Sprintf("parts[%d].", i)
+		out = append(out, p.problems(at)...)
+		if len(wrong) == 0 { // else the same would be said again of each part
+			out = append(out, peerProblems(at+"peers", p.Peers, s.Peers)...)
+		}
 	}
 	return out
 }
@@ -154,7 +167,7 @@ func peerProblems(path string, given, known []string) []problem {
 	return out
 }
 
-func (p *Part) problems(at string, peers []string) []problem {
+func (p *Part) problems(at string) []problem {
 	var out []problem
 	if p.Workload == "" {
 		out = append(out, bad(at+"workload", "it is missing; give one of %s", workload.Names))
@@ -188,8 +201,7 @@ func (p *Part) problems(at string, peers []string) []problem {
 			out = append(out, bad(at+b.name, "%s", b.message))
 		}
 	}
-	out = append(out, p.mixProblems(at)...)
-	return append(out, peerProblems(at+"peers", p.Peers, peers)...)
+	return append(out, p.mixProblems(at)...)
 }
 
 func (p *Part) mixProblems(at string) []problem {
