@@ -11,6 +11,8 @@ export ENVOY
 
 # The configuration of `make up`; without one the defaults need no file.
 CONFIG ?=
+# What `make bench` gives to the load harness, as BENCHFLAGS="--scenario FILE".
+BENCHFLAGS ?=
 # How long each fuzz target runs in `make test`, and in `make fuzz`. The smoke run counts inputs: stopped by a clock, Go's
 # engine now and then reports the stop itself as a failure.
 SMOKETIME ?= 5000x
@@ -19,7 +21,7 @@ FUZZTIME ?= 60s
 UNIT := ./signer/... ./extproc/... ./xds/... ./envoy/... ./compose/... ./bench/...
 
 .DEFAULT_GOAL := help
-.PHONY: help up test unit fuzz-smoke e2e lint build fuzz bench clean deps redis
+.PHONY: help up test unit fuzz-smoke e2e lint build fuzz bench bench-smoke clean deps redis
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +39,7 @@ $(TOOLS)/envoy: | build
 
 test: ## everything: unit tests under the race detector, fuzz smoke, end to end, lint
 	@begin=$$(date +%s); \
-	for step in deps redis unit fuzz-smoke e2e lint; do \
+	for step in deps redis unit fuzz-smoke e2e bench-smoke lint; do \
 		echo "== $$step"; \
 		$(MAKE) --no-print-directory $$step || { echo "== $$step failed"; exit 1; }; \
 	done; \
@@ -67,8 +69,12 @@ lint: $(LINT) ## golangci-lint, pinned in .tools.mod
 $(LINT): .tools.mod .tools.sum
 	$(GO) build -modfile=.tools.mod -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-bench: build deps ## load figures side by side: direct, Envoy alone, no-op processor, Sallyport
-	$(GO) run ./bench
+bench: build deps ## load figures side by side: direct, Envoy alone, no-op processors, Sallyport
+	$(GO) run ./bench $(BENCHFLAGS)
+
+bench-smoke: deps redis ## every workload of the load harness once, tiny
+	@mkdir -p bench-results/smoke
+	@$(GO) run ./bench --scenario bench/scenarios/smoke.yaml --out bench-results/smoke >bench-results/smoke/log 2>&1 || { cat bench-results/smoke/log; exit 1; }
 
 # The tests of the replay store start a real redis-server. In CI it must be there; elsewhere they are skipped without.
 redis: ## install redis-server where it is missing and possible

@@ -3,84 +3,291 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
 	"os"
+	"slices"
 	"time"
+
+	"sallyport/bench/host"
+	"sallyport/bench/load"
+	"sallyport/bench/report"
+	"sallyport/bench/scenario"
+	"sallyport/bench/workload"
 )
 
-// Process groups that every peer shares. All others are the peer's own.
-const (
-	groupClient   = "client"
-	groupUpstream = "upstream"
-)
-
-// cell is one peer measured once at one number of connections.
-type cell struct {
-	Round             int                `json:"round"`
-	Connections       int                `json:"connections"`
-	Peer              string             `json:"peer"`
-	Requests          int64              `json:"requests"` // completed within the window
-	RequestsPerSecond float64            `json:"requests_per_second"`
-	P50us             int64              `json:"p50_us"`
-	P99us             int64              `json:"p99_us"`
-	Errors            int64              `json:"errors"`
-	FirstError        string             `json:"first_error,omitempty"`
-	Answered          int64              `json:"answered"` // as they should be, warm-up and run-out included
-	CPU               map[string]float64 `json:"cpu_seconds_per_1000"`
+// setting is what every peer is measured in, with all that the scenario says about it.
+type setting struct {
+	report.Setting
+	part  scenario.Part
+	peers []string
+	// readersOnly leaves out peers that read no tokens: the allowed calls beside refused ones.
+	readersOnly bool
 }
 
-// gateCPU is what the peer's own processes used, in CPU seconds for 1,000 requests.
-func (c *cell) gateCPU() float64 {
-	var sum float64
-	for g, s := range c.CPU {
-		if g != groupClient && g != groupUpstream {
-			sum += s
+// settings unrolls a scenario's parts.
+func settings(s *scenario.Scenario) []setting {
+	var out []setting
+	for i, p := range s.Parts {
+		names := []string{p.Workload}
+		if p.Workload == workload.Refusals {
+			names = append([]string{workload.Chat}, workload.Refused...)
+		}
+		for _, n := range p.Connections {
+			for _, name := range names {
+				out = append(out, setting{
+					Setting: report.Setting{Part: i, Workload: name, Connections: n, Rate: p.Rate},
+					part:    p, peers: p.Peers, readersOnly: p.Workload == workload.Refusals,
+				})
+			}
 		}
 	}
-	return sum
+	return out
 }
 
-// measureCell measures p with n connections, and has the upstream confirm that each answer came from it.
-func measureCell(ctx context.Context, o options, e *environment, p peer, n int) (*cell, error) {
-	t, err := p.Target(ctx, n)
-	if err != nil {
-		return nil, err
-	}
-	before, err := counts(ctx, e.upstream.counter)
-	if err != nil {
-		return nil, err
-	}
-	u := usage{groups: map[string][]int{groupClient: {os.Getpid()}, groupUpstream: {e.upstream.pid()}}}
-	for g, pids := range p.Groups() {
-		u.groups[g] = pids
-	}
-	l, err := drive(ctx, t, o.warmUp(), o.window(), u.begin, u.end)
-	if err != nil {
-		return nil, err
-	}
-	after, err := counts(ctx, e.upstream.counter)
-	if err != nil {
-		return nil, err
-	}
-	// A call that failed may or may not have reached the upstream; one that was answered must have, once.
-	if reached := after["requests"] - before["requests"]; reached < l.sent || reached > l.sent+l.errors {
-		return nil, fmt.Errorf("%d calls were answered and %d failed, but %d reached the upstream", l.sent, l.errors, reached)
-	}
-	return newCell(p.Name(), n, l, u.at), nil
-}
+// warmUp is long enough for connections, caches and just-started goroutines to settle, as the figures no longer change
+// with a longer one.
+func (s setting) warmUp() time.Duration { return min(s.window()/4, time.Second) }
 
-func newCell(peer string, connections int, l *load, cpu map[string]time.Duration) *cell {
-	c := &cell{
-		Peer: peer, Connections: connections, Requests: l.latency.TotalCount(), Errors: l.errors, Answered: l.sent,
-		P50us: l.latency.ValueAtQuantile(50), P99us: l.latency.ValueAtQuantile(99), CPU: map[string]float64{},
+func (s setting) window() time.Duration { return time.Duration(s.part.Seconds * float64(time.Second)) }
+
+// carries says why a peer is not measured in a setting, or nil.
+func carries(p peer, s setting) error {
+	if _, ok := p.(identifier); !ok && (workload.IsRefused(s.Workload) || s.readersOnly) {
+		return fmt.Errorf("it reads no tokens, so it refuses none")
 	}
-	c.RequestsPerSecond = float64(c.Requests) / l.window.Seconds()
-	if l.firstErr != nil {
-		c.FirstError = l.firstErr.Error()
+	c, ok := p.(carrier)
+	if !ok {
+		return nil
 	}
-	for g, t := range cpu {
-		if c.Requests > 0 {
-			c.CPU[g] = t.Seconds() / float64(c.Requests) * 1000
+	for _, name := range s.names() {
+		if err := c.Carries(name); err != nil {
+			return err
 		}
 	}
-	return c
+	return nil
+}
+
+// names are the workloads that are called, several only in a mix.
+func (s setting) names() []string {
+	if s.Workload == workload.Mix {
+		return slices.Sorted(maps.Keys(s.part.Weights))
+	}
+	return []string{s.Workload}
+}
+
+// measureCell measures p in one setting, and has the upstream confirm that each answer came from it.
+func measureCell(ctx context.Context, e *environment, p peer, s setting) (*report.Cell, error) {
+	t, err := p.Target(ctx, s.Connections)
+	if err != nil {
+		return nil, err
+	}
+	calls, err := sequences(ctx, e, p, t, s)
+	if err != nil {
+		return nil, err
+	}
+	before, err := e.reached(ctx)
+	if err != nil {
+		return nil, err
+	}
+	u := &host.Usage{Groups: e.groups(p)}
+	var resident []map[string]int64
+	plan := load.Plan{
+		Address: t.Address, TLS: t.TLS, Connections: calls, Rate: s.Rate, WarmUp: s.warmUp(), Window: s.window(),
+		Begin: func() error { e.profile(ctx, p, s); return u.Begin() }, End: u.End,
+	}
+	if s.part.Soak > 0 {
+		plan.Every = s.part.Every
+		plan.Edge = func() error {
+			r, err := u.Resident()
+			resident = append(resident, r)
+			return err
+		}
+	}
+	l, err := load.Run(ctx, plan)
+	if err != nil {
+		return nil, err
+	}
+	e.profiles.Wait()
+	if err := e.confirm(ctx, before, l); err != nil {
+		return nil, err
+	}
+	c := report.NewCell(s.Setting, p.Name(), l, u)
+	if plan.Every > 0 {
+		c.AddIntervals(l.Intervals, resident)
+	}
+	return c, e.addPacing(ctx, c)
+}
+
+// groups are all processes whose CPU time and memory count, as far as they are on this machine.
+func (e *environment) groups(p peer) map[string][]int {
+	out := map[string][]int{report.GroupClient: {os.Getpid()}}
+	if e.upstream != nil {
+		out[report.GroupUpstream] = []int{e.upstream.pid()}
+	}
+	maps.Copy(out, p.Groups())
+	return out
+}
+
+// reached is how many calls have reached the upstream; 0 where it is not ours.
+func (e *environment) reached(ctx context.Context) (int64, error) {
+	if e.upstream == nil {
+		return 0, nil
+	}
+	if _, err := e.upstream.pacing(ctx); err != nil { // from here on it is this cell's
+		return 0, err
+	}
+	c, err := counts(ctx, e.upstream.counter)
+	return c["requests"], err
+}
+
+// confirm holds the client's count against the upstream's. A call that failed may or may not have reached it; one that was
+// answered must have, once, and one that was refused must not.
+func (e *environment) confirm(ctx context.Context, before int64, l *load.Result) error {
+	if e.upstream == nil {
+		return nil
+	}
+	c, err := counts(ctx, e.upstream.counter)
+	if err != nil {
+		return err
+	}
+	var through int64
+	for name, n := range l.Answered {
+		if !workload.IsRefused(name) {
+			through += n
+		}
+	}
+	if reached := c["requests"] - before; reached < through || reached > through+l.Errors {
+		return fmt.Errorf("%d calls were answered and %d failed, but %d reached the upstream", through, l.Errors, reached)
+	}
+	return nil
+}
+
+// addPacing notes how the upstream itself sent the streams.
+func (e *environment) addPacing(ctx context.Context, c *report.Cell) error {
+	if c.Stream == nil {
+		return nil
+	}
+	if e.upstream == nil {
+		c.Stream.UpstreamIsForeign = true
+		return nil
+	}
+	p, err := e.upstream.pacing(ctx)
+	c.Stream.UpstreamFirstP50, c.Stream.UpstreamFirstP99 = p.FirstP50, p.FirstP99
+	c.Stream.UpstreamGapP50, c.Stream.UpstreamGapP99 = p.GapP50, p.GapP99
+	return err
+}
+
+// sequences prepares the bytes of all calls, and in which order each connection makes them.
+func sequences(ctx context.Context, e *environment, p peer, t target, s setting) ([]load.Sequence, error) {
+	params := workload.Params{Model: s.part.Model, Gap: s.part.Gap, Loose: e.upstream == nil}
+	if s.Workload == workload.Mix {
+		return mixed(t, s, params)
+	}
+	c, err := workload.New(s.Workload, params)
+	if err != nil {
+		return nil, err
+	}
+	if workload.IsRefused(s.Workload) {
+		c.Want = load.Want{Status: http.StatusUnauthorized, Size: load.AnySize, Text: refusalCodes[s.Workload]}
+		t.Answer = ""
+	}
+	if reader, ok := p.(identifier); ok && aboutTokens(s.Workload) {
+		return identified(ctx, reader, t, c, s)
+	}
+	out := make([]load.Sequence, 0, len(t.Headers))
+	for _, h := range t.Headers {
+		out = append(out, load.Same(t.call(c, h)))
+	}
+	return out, nil
+}
+
+func aboutTokens(name string) bool {
+	return name == workload.SingleUse || name == workload.Tenants || workload.IsRefused(name)
+}
+
+// identified has the peer make the identities, and each connection use them: up, drawn from a Zipf distribution, or over
+// and over.
+func identified(ctx context.Context, p identifier, t target, c *workload.Call, s setting) ([]load.Sequence, error) {
+	count := 1
+	switch s.Workload {
+	case workload.SingleUse:
+		count = max(1, s.part.Tokens/s.Connections)
+	case workload.Tenants:
+		count = s.part.Contracts
+	}
+	all, err := p.Identities(ctx, s.Workload, s.Connections, count)
+	if err != nil {
+		return nil, err
+	}
+	if s.Workload == workload.Tenants {
+		return zipf(prepared(t, c, all[0]), s), nil
+	}
+	out := make([]load.Sequence, 0, len(all))
+	for _, headers := range all {
+		calls := prepared(t, c, headers)
+		if s.Workload == workload.SingleUse {
+			out = append(out, each(calls))
+		} else {
+			out = append(out, load.Same(calls[0]))
+		}
+	}
+	return out, nil
+}
+
+func prepared(t target, c *workload.Call, headers []http.Header) []*load.Call {
+	out := make([]*load.Call, 0, len(headers))
+	for _, h := range headers {
+		out = append(out, t.call(c, h))
+	}
+	return out
+}
+
+// each makes every call once.
+func each(calls []*load.Call) load.Sequence {
+	i := 0
+	return func() *load.Call {
+		if i == len(calls) {
+			return nil
+		}
+		i++
+		return calls[i-1]
+	}
+}
+
+// zipf has few tenants call often and most of them seldom. The draws are the same in each run.
+func zipf(calls []*load.Call, s setting) []load.Sequence {
+	out := make([]load.Sequence, s.Connections)
+	for i := range out {
+		z := rand.NewZipf(rand.New(rand.NewPCG(uint64(i), 0)), s.part.Skew, 1, uint64(len(calls)-1))
+		out[i] = func() *load.Call { return calls[z.Uint64()] }
+	}
+	return out
+}
+
+// mixed draws each connection's next call by the weights. The draws are the same in each run.
+func mixed(t target, s setting, params workload.Params) ([]load.Sequence, error) {
+	var kinds []*workload.Call
+	for _, name := range s.names() {
+		c, err := workload.New(name, params)
+		if err != nil {
+			return nil, err
+		}
+		for range s.part.Weights[name] {
+			kinds = append(kinds, c)
+		}
+	}
+	out := make([]load.Sequence, 0, len(t.Headers))
+	for i, h := range t.Headers {
+		ready := map[*workload.Call]*load.Call{}
+		for _, k := range kinds {
+			if ready[k] == nil {
+				ready[k] = t.call(k, h)
+			}
+		}
+		draw := rand.New(rand.NewPCG(uint64(i), 1))
+		out = append(out, func() *load.Call { return ready[kinds[draw.IntN(len(kinds))]] })
+	}
+	return out, nil
 }

@@ -48,45 +48,109 @@ func readReady(path string) (*readyFile, error) {
 	return &r, nil
 }
 
+func (r *readyFile) control() control {
+	return control{URL: r.ControlURL, AdminTokenFile: r.AdminTokenFile, ContractHash: r.ContractHash}
+}
+
+// control is where a deployment's administrators get tokens, and for which contract.
+type control struct {
+	URL            string
+	AdminTokenFile string
+	ContractHash   string
+	Audience       string // "" for defaultAudience
+}
+
 const (
-	benchSubject = "did:key:z6MktwupdmLXVVqTzCw4i46r4uGyosGXRnR3XjN4Zq7oMMsw"
-	tokenTTL     = time.Hour // the longest that the issuer gives; tokens are made anew for each cell
+	benchSubject    = "did:key:z6MktwupdmLXVVqTzCw4i46r4uGyosGXRnR3XjN4Zq7oMMsw"
+	defaultAudience = "sallyport"
+	tokenTTL        = time.Hour // the longest that the issuer gives; tokens are made anew for each cell
+	controlTimeout  = 10 * time.Second
 )
 
-// issue asks the control API for a token of one job, pinned to the example contract. Naming the mission makes the gate
-// bind the token in its replay store.
-func (r *readyFile) issue(ctx context.Context, client *http.Client, mission string) (string, error) {
-	admin, err := os.ReadFile(r.AdminTokenFile)
+// admin calls the control API as its administrator.
+type admin struct {
+	control
+	key    string
+	client *http.Client
+}
+
+func newAdmin(c control) (*admin, error) {
+	key, err := os.ReadFile(c.AdminTokenFile)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	body, err := json.Marshal(map[string]any{
-		"sub": benchSubject, "aud": "sallyport", "scope": []string{"proxy:call"},
-		"ttl_sec": int(tokenTTL.Seconds()), "policy_hash_b64u": r.ContractHash, "mission_id": mission,
-	})
+	if c.Audience == "" {
+		c.Audience = defaultAudience
+	}
+	return &admin{control: c, key: strings.TrimSpace(string(key)), client: &http.Client{
+		Timeout: controlTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: issuers},
+	}}, nil
+}
+
+// post sends JSON and reads the answer into out.
+func (a *admin) post(ctx context.Context, path string, in, out any) error {
+	body, err := json.Marshal(in)
 	if err != nil {
-		return "", err
+		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.ControlURL+"/v1/tokens/issue", bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, a.URL+path, bytes.NewReader(body))
 	if err != nil {
-		return "", err
+		return err
 	}
-	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(admin)))
+	req.Header.Set("Authorization", "Bearer "+a.key)
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := client.Do(req)
+	resp, err := a.client.Do(req)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
-		return "", err
+		return err
+	}
+	if resp.StatusCode >= http.StatusMultipleChoices {
+		return fmt.Errorf("the control API answers %s with %d %.300q", path, resp.StatusCode, raw)
+	}
+	return json.Unmarshal(raw, out)
+}
+
+// ask is a token to be issued.
+type ask struct {
+	Contract string        // hash
+	Mission  string        // naming it makes the gate bind the token in its replay store; "" for none
+	Nonce    string        // makes the token good for one call; "" for many
+	TTL      time.Duration // whole seconds
+}
+
+func (a *admin) issue(ctx context.Context, t ask) (string, error) {
+	in := map[string]any{
+		"sub": benchSubject, "aud": a.Audience, "scope": []string{"proxy:call"},
+		"ttl_sec": int(t.TTL.Seconds()), "policy_hash_b64u": t.Contract,
+	}
+	if t.Mission != "" {
+		in["mission_id"] = t.Mission
+	}
+	if t.Nonce != "" {
+		in["nonce"] = t.Nonce
 	}
 	var out struct {
 		Token string `json:"token"`
 	}
-	if err := json.Unmarshal(raw, &out); err != nil || resp.StatusCode >= 300 || out.Token == "" {
-		return "", fmt.Errorf("the control API does not issue a token: %d %.300q", resp.StatusCode, raw)
+	err := a.post(ctx, "/v1/tokens/issue", in, &out)
+	if err == nil && out.Token == "" {
+		err = errors.New("the control API issues no token")
 	}
-	return out.Token, nil
+	return out.Token, err
+}
+
+// publish puts a contract in force and returns its hash.
+func (a *admin) publish(ctx context.Context, contract any) (string, error) {
+	var out struct {
+		Hash string `json:"policy_hash_b64u"`
+	}
+	err := a.post(ctx, "/v1/wpc", map[string]any{"wpc": contract}, &out)
+	if err == nil && out.Hash == "" {
+		err = errors.New("the control API gives no hash of a published contract")
+	}
+	return out.Hash, err
 }

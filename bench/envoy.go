@@ -18,10 +18,19 @@ var envoyConfig string
 type staticEnvoy struct {
 	*process
 	address string
+	admin   string // Unix socket
 }
+
+// maxBuffered is what a listener may buffer of a request's body, in bytes: as much as Sallyport's does by default.
+const maxBuffered = 32 << 20
 
 // startEnvoy runs an Envoy; name tells its files apart, and processor is the processor's Unix socket or "".
 func startEnvoy(ctx context.Context, e *environment, name, processor string) (*staticEnvoy, error) {
+	return startAsking(ctx, e, name, processor, false)
+}
+
+// startAsking runs an Envoy whose processor is asked about everything, or about the request's headers only.
+func startAsking(ctx context.Context, e *environment, name, processor string, headersOnly bool) (*staticEnvoy, error) {
 	bin, err := e.envoyBinary(ctx)
 	if err != nil {
 		return nil, err
@@ -32,7 +41,7 @@ func startEnvoy(ctx context.Context, e *environment, name, processor string) (*s
 	}
 	admin := filepath.Join(e.dir, name+"-admin.sock")
 	config := filepath.Join(e.dir, name+".yaml")
-	if err := writeEnvoyConfig(config, admin, address, e.upstream.address, processor); err != nil {
+	if err := writeEnvoyConfig(config, admin, address, e.upstream.address, processor, headersOnly); err != nil {
 		return nil, err
 	}
 	// Envoy's own default for the number of workers, as Sallyport leaves it too: one for each core.
@@ -45,10 +54,10 @@ func startEnvoy(ctx context.Context, e *environment, name, processor string) (*s
 		p.stop()
 		return nil, err
 	}
-	return &staticEnvoy{process: p, address: address}, nil
+	return &staticEnvoy{process: p, address: address, admin: admin}, nil
 }
 
-func writeEnvoyConfig(file, admin, address, upstream, processor string) error {
+func writeEnvoyConfig(file, admin, address, upstream, processor string, headersOnly bool) error {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return err
@@ -66,8 +75,9 @@ func writeEnvoyConfig(file, admin, address, upstream, processor string) error {
 		return err
 	}
 	defer f.Close()
-	return t.Execute(f, map[string]string{
+	return t.Execute(f, map[string]any{
 		"Admin": admin, "Port": port, "UpstreamHost": host, "UpstreamPort": upstreamPort, "Processor": processor,
+		"HeadersOnly": headersOnly, "MaxBody": maxBuffered + 64<<10, // with room for what comes beside the body
 	})
 }
 

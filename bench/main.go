@@ -1,6 +1,7 @@
-// Command bench compares what calls cost on four ways to one upstream: direct, through Envoy alone, through Envoy with a
-// processor that does nothing, and through Sallyport with everything on. All ways are measured in one run, in
-// interleaved rounds, so that a figure stands beside the others under the same conditions; README.md says how to read it.
+// Command bench measures what calls cost on several ways to one upstream: direct, through Envoy alone, through Envoy with a
+// processor that does nothing, and through Sallyport with everything on; or the load that a deployment carries. All ways
+// are measured in one run, in interleaved rounds, so that a figure stands beside the others under the same conditions;
+// README.md says how to read it.
 package main
 
 import (
@@ -12,7 +13,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
+	"time"
+
+	"sallyport/bench/picture"
+	"sallyport/bench/report"
+	"sallyport/bench/scenario"
 )
 
 func main() {
@@ -34,24 +41,47 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(stderr, nil))
-	r, err := compare(ctx, o, log)
+	if err := os.MkdirAll(o.out, 0o755); err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level(stderr)}))
+	r, err := compare(ctx, o, log, newProgress(stderr))
 	if err != nil {
 		return err
 	}
-	if err := r.writeTable(stdout); err != nil {
+	return errors.Join(write(r, o.out, stdout), r.Failure())
+}
+
+// level keeps the log from running into the progress line of a terminal.
+func level(w io.Writer) slog.Level {
+	if isTerminal(w) {
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}
+
+// write leaves the table, the report and the picture in a directory, and shows the table.
+func write(r *report.Report, dir string, stdout io.Writer) error {
+	table, err := os.Create(filepath.Join(dir, "table.md"))
+	if err != nil {
 		return err
 	}
-	if o.JSON != "" {
-		if err := r.writeJSON(o.JSON); err != nil {
-			return err
-		}
+	if err := errors.Join(r.WriteTable(io.MultiWriter(stdout, table)), table.Close()); err != nil {
+		return err
 	}
-	return r.failure()
+	svg, err := os.Create(filepath.Join(dir, "report.svg"))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(picture.SVG(svg, r.Figures()), svg.Close()); err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "\nThe report is in %s\n", dir)
+	return r.WriteJSON(filepath.Join(dir, "report.json"))
 }
 
 // compare starts the upstream and the peers, lets each show that it does its job, and measures them in turn.
-func compare(ctx context.Context, o options, log *slog.Logger) (r *report, err error) {
+func compare(ctx context.Context, o options, log *slog.Logger, show *progress) (r *report.Report, err error) {
 	// Unix sockets live in it, so its path must be short.
 	dir, err := os.MkdirTemp("", "spbench")
 	if err != nil {
@@ -63,7 +93,7 @@ func compare(ctx context.Context, o options, log *slog.Logger) (r *report, err e
 		return nil, err
 	}
 	defer e.stop()
-	peers, err := startPeers(ctx, e, o.Peers)
+	peers, err := startPeers(ctx, e, show)
 	defer func() {
 		for _, p := range peers {
 			p.Stop()
@@ -72,24 +102,46 @@ func compare(ctx context.Context, o options, log *slog.Logger) (r *report, err e
 	if err != nil {
 		return nil, err
 	}
-	r = newReport(o, e)
-	if err := measure(ctx, o, e, peers, r); err != nil {
+	r = &report.Report{Title: o.scenario.Title, Started: time.Now().UTC(), Baseline: e.baseline(), Peers: names(peers), Facts: e.facts}
+	if err := e.addFacts(); err != nil {
+		return nil, err
+	}
+	if err := measure(ctx, e, peers, r, show); err != nil {
 		return nil, err
 	}
 	// A peer that did its job once may have been bypassed later: each accounts for all that was sent through it.
 	for _, p := range peers {
-		if err := p.Verify(ctx, r.answered(p.Name())); err != nil {
+		if err := p.Verify(ctx, r.Answered(p.Name())); err != nil {
 			return nil, fmt.Errorf("after measuring %s: %w", p.Name(), err)
 		}
 	}
 	return r, nil
 }
 
-// startPeers starts and checks the named peers. What was started is returned even if a later one fails.
-func startPeers(ctx context.Context, e *environment, names []string) ([]peer, error) {
+func names(peers []peer) []string {
+	var out []string
+	for _, p := range peers {
+		out = append(out, p.Name())
+	}
+	return out
+}
+
+// startPeers starts and checks the peers that any part names. What was started is returned even if a later one fails.
+func startPeers(ctx context.Context, e *environment, show *progress) ([]peer, error) {
+	if e.o.target != nil {
+		p, err := newRemote(e)
+		if err != nil {
+			return nil, err
+		}
+		return []peer{p}, p.Check(ctx)
+	}
 	var peers []peer
-	for _, name := range names {
+	for _, name := range peerNames {
+		if !slices.ContainsFunc(e.o.scenario.Parts, func(p scenario.Part) bool { return slices.Contains(p.Peers, name) }) {
+			continue
+		}
 		e.log.Info("start", "peer", name)
+		show.say("starting %s", name)
 		p, err := registry[name](ctx, e)
 		if err != nil {
 			return peers, fmt.Errorf("start %s: %w", name, err)
@@ -103,23 +155,58 @@ func startPeers(ctx context.Context, e *environment, names []string) ([]peer, er
 }
 
 // measure runs all rounds. In each round the peers begin with another one, so that none profits from its place.
-func measure(ctx context.Context, o options, e *environment, peers []peer, r *report) error {
-	for round := range o.Rounds {
-		for _, n := range o.Connections {
+func measure(ctx context.Context, e *environment, peers []peer, r *report.Report, show *progress) error {
+	all := settings(e.o.scenario)
+	rounds := 0
+	for _, s := range all {
+		r.Settings = append(r.Settings, s.Setting)
+		rounds = max(rounds, s.part.Rounds)
+	}
+	jobs := plan(all, peers, rounds, r)
+	for i, j := range jobs {
+		show.cell(i, jobs)
+		c, err := measureCell(ctx, e, j.peer, j.setting)
+		if err != nil {
+			return fmt.Errorf("round %d, %s, %d connections, %s: %w", j.round, j.Workload, j.Connections, j.peer.Name(), err)
+		}
+		c.Round = j.round
+		r.Cells = append(r.Cells, c)
+		e.log.Info("measured", "round", c.Round, "workload", c.Workload, "connections", c.Connections, "peer", c.Peer,
+			"requests_per_second", int(c.RequestsPerSecond), "errors", c.Errors)
+	}
+	show.done()
+	return nil
+}
+
+// job is one cell to be measured.
+type job struct {
+	setting
+	peer  peer
+	round int // from 1
+}
+
+// plan is the order of all cells. Peers that do not carry a workload are noted in the report instead.
+func plan(all []setting, peers []peer, rounds int, r *report.Report) []job {
+	var out []job
+	for round := range rounds {
+		for _, s := range all {
+			if round >= s.part.Rounds {
+				continue
+			}
 			for i := range peers {
 				p := peers[(i+round)%len(peers)]
-				c, err := measureCell(ctx, o, e, p, n)
-				if err != nil {
-					return fmt.Errorf("round %d, %d connections, %s: %w", round+1, n, p.Name(), err)
+				if !slices.Contains(s.peers, p.Name()) {
+					continue
 				}
-				c.Round = round + 1
-				r.Cells = append(r.Cells, c)
-				e.log.Info("measured", "round", c.Round, "connections", n, "peer", c.Peer,
-					"requests_per_second", int(c.RequestsPerSecond), "p50_us", c.P50us, "p99_us", c.P99us, "errors", c.Errors)
+				if err := carries(p, s); err == nil {
+					out = append(out, job{s, p, round + 1})
+				} else if round == 0 && !s.readersOnly {
+					r.Skipped = append(r.Skipped, report.Skipped{Setting: s.Setting, Peer: p.Name(), Reason: err.Error()})
+				}
 			}
 		}
 	}
-	return nil
+	return out
 }
 
 // repository is the checkout that holds this program: the directory of go.mod at or above the working directory.

@@ -1,12 +1,15 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"fmt"
+	"crypto/tls"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
+
+	"sallyport/bench/load"
+	"sallyport/bench/workload"
 )
 
 // peer is one way to the upstream.
@@ -23,59 +26,73 @@ type peer interface {
 	Stop()
 }
 
-// target is where a peer takes calls, and the call that each connection repeats.
-type target struct {
-	Address  string   // host:port
-	Requests [][]byte // one for each connection, as it goes over the wire
-	Header   string   // header that every answer must have, "" for none
+// carrier is a peer that does not carry every workload. The error says why, in the report's words.
+type carrier interface {
+	Carries(workload string) error
 }
+
+// identifier is a peer that reads tokens, and so can give those that the workloads about tokens need: for each of n
+// connections the headers of its calls, as many as count says. Single-use tokens must all be different; those of tenants
+// may be shared; those to be refused are one for each connection.
+type identifier interface {
+	Identities(ctx context.Context, workload string, n, count int) ([][]http.Header, error)
+}
+
+// target is where a peer takes calls, and who makes them.
+type target struct {
+	Address string        // host:port
+	TLS     *tls.Config   // nil for plain HTTP
+	Host    string        // the Host header; "" for Address
+	Prefix  string        // goes before the workload's path, as /openai; "" for none
+	Headers []http.Header // one for each connection: authorization, and whatever else identity needs
+	Answer  string        // header that every answer must have, "" for none
+}
+
+// call renders a workload's call for one identity.
+func (t target) call(c *workload.Call, identity http.Header) *load.Call {
+	h := http.Header{"Content-Type": {"application/json"}, "Accept": {c.Accept}, "User-Agent": {"sallyport-bench"}}
+	for k, v := range identity {
+		h[k] = v
+	}
+	host := t.Host
+	if host == "" {
+		host = t.Address
+	}
+	want := c.Want
+	want.Header = t.Answer
+	return load.Prepare(c.Name, http.MethodPost, host, t.Prefix+c.Path, h, c.Body, want)
+}
+
+// bearer is the header that carries a token.
+func bearer(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }
 
 // peerNames is the order in which peers are started and shown. To add one, write a file with its constructor, and name
 // it here and in the registry. Those that take long to install stand only in the registry: they run where they are asked for.
-var peerNames = []string{directName, envoyName, envoyNativeName, noopName, sallyportName}
+var peerNames = []string{directName, envoyName, envoyNativeName, noopHeadersName, noopName, sallyportName}
 
 var registry = map[string]func(context.Context, *environment) (peer, error){
-	directName: newDirect, envoyName: newEnvoyAlone, noopName: newNoop, sallyportName: newSallyport,
+	directName: newDirect, envoyName: newEnvoyAlone, noopHeadersName: newNoopHeaders, noopName: newNoop, sallyportName: newSallyport,
 	envoyNativeName: newEnvoyNative, mitmproxyName: newMitmproxy, litellmName: newLitellm,
 }
 
 // baseline is what the ratios are to: the least that any processor in these phases can cost.
 const baseline = noopName
 
-const chatPath = "/v1/chat/completions"
-
-// prompt is the call that everyone makes: a small chat completion. The example contract allows the model.
-var prompt = []byte(`{"model":"gpt-4o-mini","messages":[{"role":"system","content":"You answer in one paragraph."},` +
-	`{"role":"user","content":"` + strings.Repeat("Say what a gate is for. ", 32) + `"}],"temperature":0.2,"max_tokens":256}`)
+// chat is the call that shows whether a peer works.
+var chat = func() *workload.Call {
+	c, err := workload.New(workload.Chat, workload.Params{})
+	if err != nil {
+		panic(err) // a name of ours
+	}
+	return c
+}()
 
 // stockToken stands in for the scoped token where no gate reads it, so that all peers carry headers of the same size.
 var stockToken = "not-a-real-token-" + strings.Repeat("0", 683)
 
-// request renders the call for one connection. The bytes are made once: making them is not what is measured.
-func request(host, path, bearer string, more http.Header) []byte {
-	h := http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json"}, "User-Agent": {"sallyport-bench"}}
-	if bearer != "" {
-		h.Set("Authorization", "Bearer "+bearer)
-	}
-	for k, v := range more {
-		h[k] = v
-	}
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n", path, host, len(prompt))
-	_ = h.Write(&b) // a buffer takes everything
-	b.WriteString("\r\n")
-	b.Write(prompt)
-	return b.Bytes()
-}
-
-// same is a target whose connections all repeat one call.
+// same is a target whose connections all have one identity, which nobody reads.
 func same(address string, n int) target {
-	t := target{Address: address, Requests: make([][]byte, n)}
-	r := request(address, chatPath, stockToken, nil)
-	for i := range t.Requests {
-		t.Requests[i] = r
-	}
-	return t
+	return target{Address: address, Headers: slices.Repeat([]http.Header{bearer(stockToken)}, n)}
 }
 
 // freeAddress is a loopback address that nobody listened on a moment ago.

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
+
+	"sallyport/bench/workload"
 )
 
 const envoyNativeName = "envoy-native"
@@ -106,7 +108,7 @@ func (p *envoyNative) write(file, admin, address, upstream string) error {
 	}
 	err = t.Execute(f, map[string]string{
 		"Admin": admin, "Port": port, "UpstreamHost": host, "UpstreamPort": upstreamPort, "Credential": "Bearer " + credential,
-		"Issuer": tokenIssuer, "Audience": tokenAudience, "Role": tokenRole, "Path": chatPath, "JWKS": jwks,
+		"Issuer": tokenIssuer, "Audience": tokenAudience, "Role": tokenRole, "Path": workload.ChatPath, "JWKS": jwks,
 	})
 	return errors.Join(err, f.Close())
 }
@@ -128,10 +130,8 @@ func (p *envoyNative) Check(ctx context.Context) error {
 		return err
 	}
 	defer twin.stop()
-	return w.expectSwapped(ctx, address, p.call(p.token, ""), p.token)
+	return w.expectSwapped(ctx, &p.gate, address, "")
 }
-
-func (p *envoyNative) Target(_ context.Context, n int) (target, error) { return p.target(n), nil }
 
 func (p *envoyNative) Groups() map[string][]int { return map[string][]int{"envoy": {p.pid()}} }
 

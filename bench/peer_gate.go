@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,9 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+
+	"sallyport/bench/load"
+	"sallyport/bench/workload"
 )
 
 // A model that no peer may pass on; as long as the one in the prompt, so that a call needs no other length.
@@ -37,17 +41,38 @@ type probe struct {
 	statuses []int  // with one of which it is refused
 }
 
-// target repeats the allowed call on n connections.
-func (g *gate) target(n int) target {
-	return target{Address: g.address, Requests: slices.Repeat([][]byte{g.call(g.token, "")}, n)}
+// Target has the same token on n connections.
+func (g *gate) Target(_ context.Context, n int) (target, error) {
+	return target{Address: g.address, Headers: slices.Repeat([]http.Header{bearer(g.token)}, n)}, nil
 }
 
-func (g *gate) call(token, model string) []byte {
-	raw := request(g.address, chatPath, token, nil)
-	if model != "" {
-		raw = bytes.ReplaceAll(raw, []byte(allowedModel), []byte(model))
+// Carries: such a peer lets one path pass, with whole bodies and whole answers, for the holder of one token.
+func (g *gate) Carries(name string) error {
+	if name != workload.Chat {
+		return errors.New("it is set up for small chat completions with one token")
 	}
-	return raw
+	return nil
+}
+
+// call is the chat completion with a token, "" for none, and for a model, "" for the allowed one.
+func (g *gate) call(token, model string) (*load.Call, error) {
+	c, err := workload.New(workload.Chat, workload.Params{Model: model})
+	if err != nil {
+		return nil, err
+	}
+	h := http.Header{}
+	if token != "" {
+		h = bearer(token)
+	}
+	return target{Address: g.address}.call(c, h), nil
+}
+
+func (g *gate) send(ctx context.Context, token, model string) (*load.Reply, error) {
+	c, err := g.call(token, model)
+	if err != nil {
+		return nil, err
+	}
+	return load.Once(ctx, g.address, nil, c)
 }
 
 // check sends each call that must be refused, and then the allowed one, which must arrive with the real credential.
@@ -65,12 +90,12 @@ func (g *gate) check(ctx context.Context) error {
 
 func (g *gate) refuses(ctx context.Context, p probe) error {
 	return g.e.during(ctx, "requests", 0, func() error {
-		a, err := once(ctx, g.address, g.call(p.token, p.model))
+		a, err := g.send(ctx, p.token, p.model)
 		if err != nil {
 			return err
 		}
-		if !slices.Contains(p.statuses, a.status) {
-			return fmt.Errorf("is answered with %d %.300q, want %v", a.status, a.body, p.statuses)
+		if !slices.Contains(p.statuses, a.Status) {
+			return fmt.Errorf("is answered with %d %.300q, want %v", a.Status, a.Body, p.statuses)
 		}
 		return nil
 	})
@@ -78,18 +103,22 @@ func (g *gate) refuses(ctx context.Context, p probe) error {
 
 func (g *gate) forwards(ctx context.Context) error {
 	if !g.rewritten {
-		return g.e.expectForwarded(ctx, g.target(1))
-	}
-	return g.e.during(ctx, "requests", 1, func() error {
-		a, err := once(ctx, g.address, g.call(g.token, ""))
+		t, err := g.Target(ctx, 1)
 		if err != nil {
 			return err
 		}
-		if a.status != http.StatusOK || !sameJSON(a.body, answer) {
-			return fmt.Errorf("the call is answered with %d %.300q, not with what the upstream says", a.status, a.body)
+		return g.e.expectForwarded(ctx, t)
+	}
+	return g.e.during(ctx, "requests", 1, func() error {
+		a, err := g.send(ctx, g.token, "")
+		if err != nil {
+			return err
 		}
-		if len(a.body) != len(answer) {
-			return fmt.Errorf("the answer has %d bytes instead of %d", len(a.body), len(answer))
+		if a.Status != http.StatusOK || !sameJSON(a.Body, workload.Answer) {
+			return fmt.Errorf("the call is answered with %d %.300q, not with what the upstream says", a.Status, a.Body)
+		}
+		if len(a.Body) != len(workload.Answer) {
+			return fmt.Errorf("the answer has %d bytes instead of %d", len(a.Body), len(workload.Answer))
 		}
 		return nil
 	})
@@ -104,7 +133,7 @@ func sameJSON(a, b []byte) bool {
 // and compiles things on its first calls, for longer than a cell's warm-up lasts. What is answered is for check to judge.
 func (g *gate) warm(ctx context.Context, n int) error {
 	for range n {
-		if _, err := once(ctx, g.address, g.call(g.token, "")); err != nil {
+		if _, err := g.send(ctx, g.token, ""); err != nil {
 			return fmt.Errorf("warming up: %w", err)
 		}
 	}
@@ -162,30 +191,31 @@ func (w *witness) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w.seen = append(w.seen, sighting{r.Header.Clone(), body})
 	w.mu.Unlock()
 	rw.Header().Set("Content-Type", "application/json")
-	_, _ = rw.Write(answer) // a client that is gone notices by itself
+	_, _ = rw.Write(workload.Answer) // a client that is gone notices by itself
 }
 
 // expectSwapped sends one call through a gate before the witness: it must arrive once, with the credential as its only
 // authorization, and without the token anywhere.
-func (w *witness) expectSwapped(ctx context.Context, address string, call []byte, token string) error {
+func (w *witness) expectSwapped(ctx context.Context, g *gate, address, model string) error {
 	before := w.sightings()
-	a, err := once(ctx, address, call)
+	at := gate{address: address}
+	a, err := at.send(ctx, g.token, model)
 	if err != nil {
 		return err
 	}
 	seen := w.sightings()[len(before):]
-	if a.status != http.StatusOK || len(seen) != 1 {
-		return fmt.Errorf("the witness has seen %d calls, and the client %d %.300q", len(seen), a.status, a.body)
+	if a.Status != http.StatusOK || len(seen) != 1 {
+		return fmt.Errorf("the witness has seen %d calls, and the client %d %.300q", len(seen), a.Status, a.Body)
 	}
 	if got := seen[0].header.Values("Authorization"); !slices.Equal(got, []string{"Bearer " + credential}) {
 		return fmt.Errorf("%d headers of authorization arrive, and they are not the credential alone", len(got))
 	}
-	if bytes.Contains(seen[0].body, []byte(token)) {
+	if bytes.Contains(seen[0].body, []byte(g.token)) {
 		return fmt.Errorf("the client's token arrives in the body")
 	}
 	for name, values := range seen[0].header {
 		for _, v := range values {
-			if bytes.Contains([]byte(v), []byte(token)) {
+			if bytes.Contains([]byte(v), []byte(g.token)) {
 				return fmt.Errorf("the client's token arrives as %s", name)
 			}
 		}

@@ -10,6 +10,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"sallyport/bench/workload"
 )
 
 // testEnvironment is an upstream and a short directory; both go when the test ends.
@@ -163,7 +165,7 @@ func TestWitness(t *testing.T) {
 			server := httptest.NewServer(c.gate)
 			t.Cleanup(server.Close)
 			g := gate{address: server.Listener.Addr().String(), token: stockToken}
-			err := w.expectSwapped(t.Context(), g.address, g.call(g.token, ""), g.token)
+			err := w.expectSwapped(t.Context(), &g, g.address, "")
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("expectSwapped: %v, want %q", err, c.want)
 			}
@@ -189,7 +191,7 @@ func TestTokens(t *testing.T) {
 	if tokens.good == tokens.forged || tokens.good == tokens.other {
 		t.Error("a token that must be refused is the good one")
 	}
-	if len(otherModel) != len(allowedModel) || !bytes.Contains(prompt, []byte(`"`+allowedModel+`"`)) {
+	if len(otherModel) != len(allowedModel) || workload.Model != allowedModel {
 		t.Error("the models are not of one length, or the prompt asks for another")
 	}
 }

@@ -173,10 +173,8 @@ func (p *litellm) Check(ctx context.Context) error {
 	if err := p.check(ctx); err != nil {
 		return err
 	}
-	return p.witness.expectSwapped(ctx, p.address, p.call(p.token, witnessModel), p.token)
+	return p.witness.expectSwapped(ctx, &p.gate, p.address, witnessModel)
 }
-
-func (p *litellm) Target(_ context.Context, n int) (target, error) { return p.target(n), nil }
 
 // Groups has the process that was started, and all its workers.
 func (p *litellm) Groups() map[string][]int { return map[string][]int{litellmName: p.pids} }

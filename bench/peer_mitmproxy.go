@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"sallyport/bench/workload"
 )
 
 const mitmproxyName = "mitmproxy"
@@ -105,7 +107,7 @@ func (p *mitmproxy) run(ctx context.Context, name, upstream string) (*process, s
 func (p *mitmproxy) writeAddon(name string) (string, error) {
 	config, err := json.Marshal(map[string]any{
 		"public_key": segment(p.tokens.public), "issuer": tokenIssuer, "audience": tokenAudience, "role": tokenRole,
-		"path": chatPath, "models": []string{allowedModel}, "credential": credential, "counts_path": mitmproxyCounts,
+		"path": workload.ChatPath, "models": []string{allowedModel}, "credential": credential, "counts_path": mitmproxyCounts,
 	})
 	if err != nil {
 		return "", err
@@ -153,10 +155,8 @@ func (p *mitmproxy) Check(ctx context.Context) error {
 		return err
 	}
 	defer twin.stop()
-	return w.expectSwapped(ctx, address, p.call(p.token, ""), p.token)
+	return w.expectSwapped(ctx, &p.gate, address, "")
 }
-
-func (p *mitmproxy) Target(_ context.Context, n int) (target, error) { return p.target(n), nil }
 
 func (p *mitmproxy) Groups() map[string][]int { return map[string][]int{"mitmdump": p.pids} }
 

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"sallyport/bench/host"
 )
 
 // pythonEnvironment returns the directory of programs of a Python environment below .tools that has exactly what the
@@ -123,7 +125,7 @@ const warmCalls = 200
 // How a family that has just started is known to be done with it: no more CPU time for a while.
 const (
 	quietFor  = time.Second
-	quietMost = 3 * tick // of CPU time in it, for what idles
+	quietMost = 30 * time.Millisecond // of CPU time in it, for what idles
 )
 
 // settled waits until a process and all that descend from it have stopped working at starting. It returns those that
@@ -140,7 +142,7 @@ func (p *process) settled(ctx context.Context) ([]int, error) {
 		if err != nil {
 			return err
 		}
-		now, err := cpuTime(pids)
+		now, err := host.CPUTime(pids)
 		if err != nil {
 			return err
 		}

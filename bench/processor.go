@@ -83,7 +83,7 @@ func runProcessor(ctx context.Context, socket, countSocket string, stdout io.Wri
 	if err != nil {
 		return err
 	}
-	s := grpc.NewServer()
+	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxBuffered + 1<<20)) // a whole body, and what is around it
 	extprocv3.RegisterExternalProcessorServer(s, p)
 	stop := context.AfterFunc(ctx, s.Stop)
 	defer stop()

@@ -31,14 +31,21 @@ func runRole(ctx context.Context, args []string, stdout io.Writer) error {
 
 // serveCounts answers GET /counts on a Unix socket, apart from the measured traffic.
 func serveCounts(socket string, read func() map[string]int64) (*http.Server, error) {
+	return serveLocal(socket, map[string]func() any{"/counts": func() any { return read() }})
+}
+
+// serveLocal answers a GET of each path with JSON on a Unix socket.
+func serveLocal(socket string, paths map[string]func() any) (*http.Server, error) {
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /counts", func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(read()) // the reader sees a short answer
-	})
+	for path, read := range paths {
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
+			_ = json.NewEncoder(w).Encode(read()) // the reader sees a short answer
+		})
+	}
 	s := &http.Server{Handler: mux}
 	go func() { _ = s.Serve(l) }() // ends with Close
 	return s, nil

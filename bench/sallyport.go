@@ -11,14 +11,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
+
+	"sallyport/bench/load"
+	"sallyport/bench/workload"
 )
 
 const (
-	sallyportName = "sallyport"
-	sallyportPath = "/openai" + chatPath
-	receiptHeader = "X-Sallyport-Receipt"
-	runIDHeader   = "X-Run-Id"
+	sallyportName   = "sallyport"
+	sallyportPrefix = "/openai"
+	receiptHeader   = "X-Sallyport-Receipt"
+	runIDHeader     = "X-Run-Id"
 )
 
 // sallyport is the whole system with everything on: token, contract, job binding in Redis, credential swap, signed
@@ -28,11 +30,10 @@ type sallyport struct {
 	e            *environment
 	bin          string
 	ready        *readyFile
+	tokens       *tokens
 	redis        *redisServer // nil where redis-server is missing
-	control      *http.Client
-	gateway      string // host:port
-	missions     int    // jobs made so far
-	credentialed int64  // calls with the real credential that the upstream had seen before measuring
+	gateway      string       // host:port
+	credentialed int64        // calls with the real credential that the upstream had seen before measuring
 }
 
 func newSallyport(ctx context.Context, e *environment) (peer, error) {
@@ -40,11 +41,11 @@ func newSallyport(ctx context.Context, e *environment) (peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sallyport{e: e, bin: bin, control: &http.Client{Timeout: 10 * time.Second}}
+	s := &sallyport{e: e, bin: bin}
 	if s.redis, err = startRedis(ctx, e); err != nil {
 		return nil, err
 	}
-	e.facts["evidence"], e.facts["replay_store"] = e.o.Evidence, "redis"
+	e.facts["evidence"], e.facts["replay_store"] = e.o.scenario.Evidence, "redis"
 	if s.redis == nil {
 		e.facts["replay_store"] = "in process (redis-server is missing)"
 		e.log.Warn("redis-server is missing, so job binding is measured in process")
@@ -58,8 +59,8 @@ func newSallyport(ctx context.Context, e *environment) (peer, error) {
 
 // sallyportBinary is the named binary, or one built from this checkout.
 func (e *environment) sallyportBinary(ctx context.Context) (string, error) {
-	if e.o.Sallyport != "" {
-		return filepath.Abs(e.o.Sallyport)
+	if e.o.sallyport != "" {
+		return filepath.Abs(e.o.sallyport)
 	}
 	bin := filepath.Join(e.dir, "sallyport")
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", bin, "./compose/sallyport")
@@ -87,7 +88,8 @@ func (s *sallyport) start(ctx context.Context) error {
 		return fmt.Errorf("gateway_url: %w", err)
 	}
 	s.gateway = u.Host
-	return nil
+	s.tokens, err = newTokens(s.ready.control())
+	return err
 }
 
 // writeConfig sets what the comparison needs and leaves everything else at its default.
@@ -112,7 +114,7 @@ func (s *sallyport) writeConfig(ctx context.Context) (string, error) {
 		"listen": listen, "control_listen": control, "data_dir": filepath.Join(s.e.dir, "data"),
 		"upstreams":      []any{map[string]any{"name": "openai", "dialect": "openai", "url": "http://" + s.e.upstream.address, "secret_class": "openai_key"}},
 		"secret_classes": []any{map[string]any{"name": "openai_key", "from": "file:" + key, "hosts": []string{s.e.upstream.address}}},
-		"evidence":       map[string]any{"mode": s.e.o.Evidence},
+		"evidence":       map[string]any{"mode": s.e.o.scenario.Evidence},
 		"loopback_model": map[string]any{"enabled": false},
 		"envoy":          map[string]any{"path": envoy},
 	}
@@ -129,22 +131,28 @@ func (s *sallyport) writeConfig(ctx context.Context) (string, error) {
 
 func (s *sallyport) Name() string { return sallyportName }
 
+// target is the gate's door, for whoever the headers say.
+func (s *sallyport) target(headers ...http.Header) target {
+	return target{Address: s.gateway, Prefix: sallyportPrefix, Headers: headers, Answer: receiptHeader}
+}
+
 // Check shows each thing that "everything on" means: no token, no call; the token of one job is no use to another; an
 // allowed call leaves with the real credential and comes back with a receipt; the binding is in Redis.
 func (s *sallyport) Check(ctx context.Context) error {
-	if err := s.refuses(ctx, "TOKEN_REQUIRED", request(s.gateway, sallyportPath, "", nil)); err != nil {
+	if err := s.refuses(ctx, "TOKEN_REQUIRED", nil); err != nil {
 		return fmt.Errorf("a call without a token: %w", err)
 	}
-	token, run, err := s.job(ctx)
+	job, err := s.job(ctx)
 	if err != nil {
 		return err
 	}
-	t := target{Address: s.gateway, Header: receiptHeader, Requests: [][]byte{s.call(token, run)}}
-	forwarded := func() error { return s.e.expectForwarded(ctx, t) }
+	forwarded := func() error { return s.e.expectForwarded(ctx, s.target(job)) }
 	if err := s.e.during(ctx, "credential", 1, forwarded); err != nil {
 		return fmt.Errorf("an allowed call: %w", err)
 	}
-	if err := s.refuses(ctx, "JOB_BINDING_MISMATCH", s.call(token, run+"-other")); err != nil {
+	other := job.Clone()
+	other.Set(runIDHeader, job.Get(runIDHeader)+"-other")
+	if err := s.refuses(ctx, "JOB_BINDING_MISMATCH", other); err != nil {
 		return fmt.Errorf("the token of another job: %w", err)
 	}
 	seen, err := counts(ctx, s.e.upstream.counter)
@@ -152,7 +160,7 @@ func (s *sallyport) Check(ctx context.Context) error {
 		return err
 	}
 	s.credentialed = seen["credential"]
-	return s.bindingInRedis(ctx)
+	return errors.Join(s.bindingInRedis(ctx), s.e.prepareRefusals(ctx, s.tokens))
 }
 
 func (s *sallyport) bindingInRedis(ctx context.Context) error {
@@ -166,10 +174,11 @@ func (s *sallyport) bindingInRedis(ctx context.Context) error {
 	return err
 }
 
-// refuses wants a call to be refused with a code, without reaching the upstream.
-func (s *sallyport) refuses(ctx context.Context, code string, raw []byte) error {
+// refuses wants the chat call of an identity to be refused with a code, without reaching the upstream.
+func (s *sallyport) refuses(ctx context.Context, code string, identity http.Header) error {
 	return s.e.during(ctx, "requests", 0, func() error {
-		a, err := once(ctx, s.gateway, raw)
+		t := s.target()
+		a, err := load.Once(ctx, t.Address, t.TLS, t.call(chat, identity))
 		if err != nil {
 			return err
 		}
@@ -178,36 +187,33 @@ func (s *sallyport) refuses(ctx context.Context, code string, raw []byte) error 
 				Code string `json:"code"`
 			} `json:"error"`
 		}
-		if json.Unmarshal(a.body, &body) != nil || a.status < 400 || !strings.EqualFold(body.Error.Code, code) {
-			return fmt.Errorf("is answered with %d %.300q, want %s", a.status, a.body, code)
+		if json.Unmarshal(a.Body, &body) != nil || a.Status < 400 || !strings.EqualFold(body.Error.Code, code) {
+			return fmt.Errorf("is answered with %d %.300q, want %s", a.Status, a.Body, code)
 		}
 		return nil
 	})
 }
 
 // job makes a new job: a token of its own mission, and the run that it will be bound to.
-func (s *sallyport) job(ctx context.Context) (token, run string, err error) {
-	s.missions++
-	mission := fmt.Sprintf("bench-mission-%d", s.missions)
-	token, err = s.ready.issue(ctx, s.control, mission)
-	return token, fmt.Sprintf("run_bench_%d", s.missions), err
-}
-
-func (s *sallyport) call(token, run string) []byte {
-	return request(s.gateway, sallyportPath, token, http.Header{runIDHeader: {run}})
-}
+func (s *sallyport) job(ctx context.Context) (http.Header, error) { return s.tokens.job(ctx) }
 
 // Target gives each connection a job of its own, as agents have.
 func (s *sallyport) Target(ctx context.Context, n int) (target, error) {
-	t := target{Address: s.gateway, Header: receiptHeader}
-	for range n {
-		token, run, err := s.job(ctx)
-		if err != nil {
-			return t, err
-		}
-		t.Requests = append(t.Requests, s.call(token, run))
+	jobs, err := s.tokens.jobs(ctx, n)
+	return s.target(jobs...), err
+}
+
+// Identities gives the tokens of the workloads about tokens.
+func (s *sallyport) Identities(ctx context.Context, name string, n, count int) ([][]http.Header, error) {
+	return s.tokens.identities(ctx, name, n, count)
+}
+
+// Carries refuses what the gate's default configuration refuses.
+func (s *sallyport) Carries(name string) error {
+	if kind, size := workload.Size(name); kind != "" && kind != "download" && size > maxBuffered {
+		return errTooLong
 	}
-	return t, nil
+	return nil
 }
 
 func (s *sallyport) Groups() map[string][]int {

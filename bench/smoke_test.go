@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -14,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 
+	"sallyport/bench/report"
+	"sallyport/bench/workload"
 	"sallyport/envoy"
 )
 
@@ -46,45 +50,57 @@ func needEnvoy(t *testing.T) {
 	}
 }
 
-// TestSmoke runs the comparison as a person would, without Sallyport, and reads the report it leaves.
-func TestSmoke(t *testing.T) {
-	needEnvoy(t)
-	file := filepath.Join(t.TempDir(), "report.json")
+// measured runs a scenario as a person would and reads the report it leaves.
+func measured(t *testing.T, args ...string) (*report.Report, string) {
+	t.Helper()
+	dir := t.TempDir()
 	var out, log bytes.Buffer
-	err := run(t.Context(), []string{
-		"--rounds", "2", "--seconds", "0.3", "--connections", "1,4", "--peers", "direct,envoy,noop", "--json", file,
-	}, &out, &log)
-	if err != nil {
+	if err := run(t.Context(), append(args, "--out", dir), &out, &log); err != nil {
 		t.Fatalf("%v\n%s", err, log.String())
 	}
-	raw, err := os.ReadFile(file)
+	raw, err := os.ReadFile(filepath.Join(dir, "report.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var r report
+	var r report.Report
 	if err := json.Unmarshal(raw, &r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Cells) != 12 || len(r.Summary) != 6 {
-		t.Fatalf("%d cells and %d summaries, want 12 and 6", len(r.Cells), len(r.Summary))
+	for _, name := range []string{"table.md", "report.svg"} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
-	groups := map[string]string{"direct": "client upstream", "envoy": "client envoy upstream", "noop": "client envoy processor upstream"}
+	return &r, out.String()
+}
+
+// TestSmoke compares the ways without Sallyport.
+func TestSmoke(t *testing.T) {
+	needEnvoy(t)
+	r, table := measured(t, "--workloads", "chat", "--rounds", "2", "--seconds", "0.3", "--connections", "1,4", "--peers", "direct,envoy,noop-headers,noop-bodies")
+	if len(r.Cells) != 16 || len(r.Summary) != 8 {
+		t.Fatalf("%d cells and %d summaries, want 16 and 8", len(r.Cells), len(r.Summary))
+	}
+	groups := map[string]string{
+		"direct": "client upstream", "envoy": "client envoy upstream",
+		"noop-headers": "client envoy processor upstream", "noop-bodies": "client envoy processor upstream",
+	}
 	for _, c := range r.Cells {
-		if c.Requests == 0 || c.Errors != 0 || c.P50us <= 0 || c.P99us < c.P50us {
+		if c.Requests == 0 || c.Errors != 0 || c.Latency.P50 <= 0 || c.Latency.P99 < c.Latency.P50 {
 			t.Errorf("no figures: %+v", c)
 		}
 		for g := range strings.FieldsSeq(groups[c.Peer]) {
-			if _, ok := c.CPU[g]; !ok {
-				t.Errorf("%s: no CPU time of %s in %v", c.Peer, g, c.CPU)
+			if _, ok := c.CPU[g]; !ok || c.Memory[g].Peak <= 0 {
+				t.Errorf("%s: no CPU time or memory of %s in %v, %v", c.Peer, g, c.CPU, c.Memory)
 			}
 		}
 	}
 	for _, s := range r.Summary {
-		if s.Peer == baseline && s.Ratios["requests_per_second"] != (spread{1, 1, 1}) {
-			t.Errorf("the baseline's ratio to itself is %v", s.Ratios["requests_per_second"])
+		if s.Peer == baseline && s.Ratios[report.RequestsPerSecond] != (report.Spread{Median: 1, Min: 1, Max: 1}) {
+			t.Errorf("the baseline's ratio to itself is %v", s.Ratios[report.RequestsPerSecond])
 		}
-		if !strings.Contains(out.String(), s.Peer) {
-			t.Errorf("the table does not show %s:\n%s", s.Peer, out.String())
+		if !strings.Contains(table, s.Peer) {
+			t.Errorf("the table does not show %s:\n%s", s.Peer, table)
 		}
 	}
 }
@@ -98,7 +114,7 @@ func TestChecksRefuseImpostors(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	e, err := newEnvironment(ctx, options{}, dir, slog.New(slog.DiscardHandler))
+	e, err := newEnvironment(ctx, options{scenario: defaultScenario()}, dir, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,14 +153,16 @@ func TestChecksRefuseImpostors(t *testing.T) {
 		}
 	})
 	t.Run("sallyport that lets everything pass", func(t *testing.T) {
-		s := &sallyport{e: e, gateway: e.upstream.address}
-		if err := s.refuses(ctx, "TOKEN_REQUIRED", request(s.gateway, chatPath, "", nil)); err == nil || !strings.Contains(err.Error(), "answered with 200") {
+		open := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(workload.Answer) }))
+		t.Cleanup(open.Close)
+		s := &sallyport{e: e, gateway: open.Listener.Addr().String()}
+		if err := s.refuses(ctx, "TOKEN_REQUIRED", nil); err == nil || !strings.Contains(err.Error(), "answered with 200") {
 			t.Errorf("refuses: %v", err)
 		}
 	})
 	t.Run("answers without the receipt", func(t *testing.T) {
 		target := same(e.upstream.address, 1)
-		target.Header = receiptHeader
+		target.Answer = receiptHeader
 		if err := e.expectForwarded(ctx, target); err == nil || !strings.Contains(err.Error(), receiptHeader) {
 			t.Errorf("expectForwarded: %v", err)
 		}

@@ -3,58 +3,117 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"strconv"
-	"strings"
+	"sync"
 	"sync/atomic"
-)
+	"time"
 
-// answerSize is the length of every answer's body, in bytes.
-const answerSize = 1024
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"sallyport/bench/load"
+	"sallyport/bench/workload"
+)
 
 // credential is what Sallyport is to put in place of the token. It opens nothing.
 const credential = "bench-upstream-credential-not-a-real-key"
-
-// answer is the fixed chat completion, filled up to answerSize.
-var answer = func() []byte {
-	const begin = `{"id":"chatcmpl-bench","object":"chat.completion","created":1700000000,"model":"gpt-4o-mini",` +
-		`"choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"`
-	const end = `"}}],"usage":{"prompt_tokens":200,"completion_tokens":150,"total_tokens":350}}`
-	return []byte(begin + strings.Repeat("a", answerSize-len(begin)-len(end)) + end)
-}()
 
 // upstreamCounts is what the upstream has seen.
 type upstreamCounts struct {
 	requests   atomic.Int64
 	credential atomic.Int64 // of them with the planted credential
+	broken     atomic.Int64 // of them those that could not be read or answered whole
+	pace       pace
 }
 
 func (c *upstreamCounts) read() map[string]int64 {
-	return map[string]int64{"requests": c.requests.Load(), "credential": c.credential.Load()}
+	return map[string]int64{"requests": c.requests.Load(), "credential": c.credential.Load(), "broken": c.broken.Load()}
 }
 
-// ServeHTTP answers a chat completion after reading all of it, as a model would.
+// ServeHTTP answers a call after reading all of it, as a model would.
 func (c *upstreamCounts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	n, err := io.Copy(io.Discard, r.Body)
-	if err != nil || r.URL.Path != chatPath || n != int64(len(prompt)) {
-		http.Error(w, fmt.Sprintf("not the call that is measured: %s, %d bytes", r.URL.Path, n), http.StatusBadRequest)
+	head, err := readAsk(r)
+	if err != nil {
+		c.broken.Add(1)
+		http.Error(w, fmt.Sprintf("not the call that is measured: %s: %v", r.URL.Path, err), http.StatusBadRequest)
 		return
 	}
 	c.requests.Add(1)
 	if r.Header.Get("Authorization") == "Bearer "+credential {
 		c.credential.Add(1)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
-	_, _ = w.Write(answer) // a client that is gone notices by itself
+	if err := workload.Respond(w, r.URL.Path, head, &c.pace); err != nil {
+		c.broken.Add(1) // mostly a client that is gone, which notices by itself
+	}
+}
+
+// readAsk reads the whole body and keeps its beginning.
+func readAsk(r *http.Request) ([]byte, error) {
+	if r.URL.Path != workload.ChatPath && r.URL.Path != workload.EmbeddingsPath {
+		return nil, fmt.Errorf("no such path")
+	}
+	head := make([]byte, workload.HeadSize)
+	n, err := io.ReadFull(r.Body, head)
+	if err != nil {
+		return nil, err // all our bodies are longer
+	}
+	rest, err := io.Copy(io.Discard, r.Body)
+	if err == nil && r.ContentLength >= 0 && int64(n)+rest != r.ContentLength {
+		err = fmt.Errorf("%d bytes of %d", int64(n)+rest, r.ContentLength)
+	}
+	return head, err
+}
+
+// pace is how the upstream itself paced its streams, in microseconds. What a gate adds is on top of it.
+type pace struct {
+	mu         sync.Mutex
+	first, gap *hdrhistogram.Histogram
+}
+
+func (p *pace) First(d time.Duration) { p.note(&p.first, d) }
+func (p *pace) Gap(d time.Duration)   { p.note(&p.gap, d) }
+
+func (p *pace) note(h **hdrhistogram.Histogram, d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if *h == nil {
+		*h = hdrhistogram.New(1, load.Longest.Microseconds(), 3)
+	}
+	_ = (*h).RecordValue(min(max(d.Microseconds(), 1), load.Longest.Microseconds())) // within bounds
+}
+
+// pacing is what pace has found, in microseconds; zero where nothing was streamed.
+type pacing struct {
+	FirstP50 int64 `json:"first_byte_p50_us"`
+	FirstP99 int64 `json:"first_byte_p99_us"`
+	GapP50   int64 `json:"gap_p50_us"`
+	GapP99   int64 `json:"gap_p99_us"`
+}
+
+// take reads the figures and begins anew.
+func (p *pace) take() pacing {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out pacing
+	if p.first != nil {
+		out.FirstP50, out.FirstP99 = p.first.ValueAtQuantile(50), p.first.ValueAtQuantile(99)
+	}
+	if p.gap != nil {
+		out.GapP50, out.GapP99 = p.gap.ValueAtQuantile(50), p.gap.ValueAtQuantile(99)
+	}
+	p.first, p.gap = nil, nil
+	return out
 }
 
 func runUpstream(ctx context.Context, socket string, stdout io.Writer) error {
 	var c upstreamCounts
-	s, err := serveCounts(socket, c.read)
+	s, err := serveLocal(socket, map[string]func() any{
+		"/counts": func() any { return c.read() },
+		"/pacing": func() any { return c.pace.take() },
+	})
 	if err != nil {
 		return err
 	}
@@ -82,18 +141,28 @@ func startUpstream(ctx context.Context, socket string) (*upstream, error) {
 	return &upstream{process: p, address: address, counter: overSocket(socket)}, nil
 }
 
-// expectForwarded sends the target's first call once: it must come back with the fixed answer, and must have reached
-// the upstream exactly once.
+// pacing takes what the upstream measured of its own streams since the last time.
+func (u *upstream) pacing(ctx context.Context) (pacing, error) {
+	var p pacing
+	raw, err := get(ctx, u.counter, "/pacing")
+	if err != nil {
+		return p, err
+	}
+	return p, json.Unmarshal(raw, &p)
+}
+
+// expectForwarded sends the chat call of the target's first identity once: it must come back with the fixed answer, and
+// must have reached the upstream exactly once.
 func (e *environment) expectForwarded(ctx context.Context, t target) error {
 	return e.during(ctx, "requests", 1, func() error {
-		a, err := once(ctx, t.Address, t.Requests[0])
+		a, err := load.Once(ctx, t.Address, t.TLS, t.call(chat, t.Headers[0]))
 		switch {
 		case err != nil:
 			return err
-		case a.status != http.StatusOK || !bytes.Equal(a.body, answer):
-			return fmt.Errorf("the call is answered with %d %.300q, not with what the upstream says", a.status, a.body)
-		case t.Header != "" && a.header.Get(t.Header) == "":
-			return fmt.Errorf("the answer has no %s", t.Header)
+		case a.Status != http.StatusOK || !bytes.Equal(a.Body, workload.Answer):
+			return fmt.Errorf("the call is answered with %d %.300q, not with what the upstream says", a.Status, a.Body)
+		case t.Answer != "" && a.Header.Get(t.Answer) == "":
+			return fmt.Errorf("the answer has no %s", t.Answer)
 		}
 		return nil
 	})

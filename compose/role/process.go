@@ -69,12 +69,13 @@ func (s *services) http(l net.Listener, h http.Handler, log *slog.Logger) {
 
 func (s *services) wait() error { return s.group.Wait() }
 
-// status serves the process's own status socket.
+// status serves the process's own status socket, and on it the process's profiles: it is a local socket that only this user
+// can reach, and the control API does not pass it on.
 func (p *Process) status(s *services) error {
 	l, err := listenUnix(StatusSocket(p.Config, p.Status.Role))
 	if err != nil {
 		return err
 	}
-	s.http(l, p.Status.Handler(), p.Log)
+	s.http(l, withProfiles(p.Status.Handler()), p.Log)
 	return nil
 }
