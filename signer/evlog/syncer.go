@@ -3,6 +3,7 @@ package evlog
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -74,6 +75,8 @@ func (s *syncer) run(every time.Duration) {
 	for {
 		select {
 		case <-s.wake:
+			// Receipts that are about to be written come along: a sync costs as much for one as for many.
+			runtime.Gosched()
 			s.flush()
 		case <-tick.C:
 			s.flush()
