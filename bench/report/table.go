@@ -100,9 +100,17 @@ func (r *Report) row(s Setting, peer string) []string {
 	}
 	f := sum.Figures
 	return append(begin,
-		fmt.Sprintf("%.0f", f[RequestsPerSecond].Median), fmt.Sprintf("%.1f", f[BytesPerSecond].Median/1e6),
+		rate(f[RequestsPerSecond].Median), fmt.Sprintf("%.1f", f[BytesPerSecond].Median/1e6),
 		ms(f[P50]), ms(f[P99]), fmt.Sprintf("%.3f", f[GateCPU].Median), fmt.Sprint(sum.Errors),
 		r.ratio(sum, RequestsPerSecond), r.ratio(sum, P50), r.ratio(sum, P99), r.ratio(sum, GateCPU))
+}
+
+// rate has decimals where there are few calls.
+func rate(v float64) string {
+	if v < 10 {
+		return fmt.Sprintf("%.2f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
 }
 
 func ms(s Spread) string { return fmt.Sprintf("%.2f", s.Median/1000) }
