@@ -93,6 +93,9 @@ func (in flags) options() (options, error) {
 		return o, err
 	}
 	known := peerNames
+	if o.target != nil && o.profile {
+		return o, errors.New("--profile: only processes that are started here can be profiled; remove it, or --target")
+	}
 	if o.target != nil {
 		known = []string{targetName}
 	}
