@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"sallyport/bench/host"
@@ -86,6 +87,11 @@ func measureCell(ctx context.Context, e *environment, p peer, s setting) (*repor
 	calls, err := sequences(ctx, e, p, t, s)
 	if err != nil {
 		return nil, err
+	}
+	if s.part.Soak > renewAfter {
+		again, stop := renewing(ctx, e, p, s, calls)
+		defer stop()
+		calls = again
 	}
 	before, err := e.reached(ctx)
 	if err != nil {
@@ -201,6 +207,41 @@ func sequences(ctx context.Context, e *environment, p peer, t target, s setting)
 		out = append(out, load.Same(t.call(c, h)))
 	}
 	return out, nil
+}
+
+// renewAfter is when a long soak gets new tokens: well before the old ones end.
+const renewAfter = tokenTTL / 3
+
+// renewing replaces the calls of all connections from time to time by calls with new identities, until stop is called.
+// Where there are no new ones to be had, the old ones go on, and their failing says so.
+func renewing(ctx context.Context, e *environment, p peer, s setting, first []load.Sequence) (calls []load.Sequence, stop func()) {
+	var now atomic.Pointer[[]load.Sequence]
+	now.Store(&first)
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(renewAfter):
+			}
+			t, err := p.Target(ctx, s.Connections)
+			if err == nil {
+				var next []load.Sequence
+				if next, err = sequences(ctx, e, p, t, s); err == nil {
+					now.Store(&next)
+				}
+			}
+			if err != nil && ctx.Err() == nil {
+				e.log.Warn("no new tokens", "peer", p.Name(), "error", err)
+			}
+		}
+	}()
+	out := make([]load.Sequence, len(first))
+	for i := range out {
+		out[i] = func() *load.Call { return (*now.Load())[i]() }
+	}
+	return out, cancel
 }
 
 func aboutTokens(name string) bool {

@@ -46,10 +46,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level(stderr)}))
 	r, err := compare(ctx, o, log, newProgress(stderr))
-	if err != nil {
+	if r == nil {
 		return err
 	}
-	return errors.Join(write(r, o.out, stdout), r.Failure())
+	return errors.Join(err, write(r, o.out, stdout), r.Failure())
 }
 
 // level keeps the log from running into the progress line of a terminal.
@@ -80,7 +80,8 @@ func write(r *report.Report, dir string, stdout io.Writer) error {
 	return r.WriteJSON(filepath.Join(dir, "report.json"))
 }
 
-// compare starts the upstream and the peers, lets each show that it does its job, and measures them in turn.
+// compare starts the upstream and the peers, lets each show that it does its job, and measures them in turn. A report
+// beside an error has figures that are worth seeing, of a peer that did not do its job.
 func compare(ctx context.Context, o options, log *slog.Logger, show *progress) (r *report.Report, err error) {
 	// Unix sockets live in it, so its path must be short.
 	dir, err := os.MkdirTemp("", "spbench")
@@ -110,12 +111,13 @@ func compare(ctx context.Context, o options, log *slog.Logger, show *progress) (
 		return nil, err
 	}
 	// A peer that did its job once may have been bypassed later: each accounts for all that was sent through it.
+	var errs []error
 	for _, p := range peers {
 		if err := p.Verify(ctx, r.Answered(p.Name())); err != nil {
-			return nil, fmt.Errorf("after measuring %s: %w", p.Name(), err)
+			errs = append(errs, fmt.Errorf("after measuring %s: %w", p.Name(), err))
 		}
 	}
-	return r, nil
+	return r, errors.Join(errs...)
 }
 
 func names(peers []peer) []string {

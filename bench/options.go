@@ -72,7 +72,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	f.StringVar(&in.adminToken, "admin-token-file", "", "with --target: the file that holds its administrator's key")
 	f.StringVar(&in.contract, "contract", "", "with --target: hash of the contract that the tokens are pinned to")
 	f.StringVar(&in.audience, "audience", defaultAudience, "with --target: the gateway's name in tokens")
-	f.StringVar(&in.ready, "ready-file", "", "instead of the five above: the file that `sallyport up --ready-file` wrote, on this machine")
+	f.StringVar(&in.ready, "ready-file", "", "instead of --target and what goes with it: the file that `sallyport up --ready-file` wrote, on this machine")
 	if err := f.Parse(args); err != nil {
 		return options{}, err
 	}
@@ -93,6 +93,9 @@ func (in flags) options() (options, error) {
 		return o, err
 	}
 	known := peerNames
+	if o.target != nil && o.profile {
+		return o, errors.New("--profile: only processes that are started here can be profiled; remove it, or --target")
+	}
 	if o.target != nil {
 		known = []string{targetName}
 	}

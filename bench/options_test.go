@@ -37,6 +37,7 @@ func TestOptions(t *testing.T) {
 		"target is no URL":     {"--target 127.0.0.1 --control c --admin-token-file f --contract h", "no base URL"},
 		"target":               {"--target https://127.0.0.1/openai --control c --admin-token-file f --contract h", ""},
 		"target has one peer":  {"--target http://127.0.0.1:1 --control c --admin-token-file f --contract h --peers direct", "not one of target"},
+		"target and profile":   {"--target http://127.0.0.1:1 --control c --admin-token-file f --contract h --profile", "--profile"},
 		"ready file and more":  {"--ready-file r --target http://127.0.0.1:1", "remove --target"},
 		"ready file not there": {"--ready-file none.json", "no such file"},
 		"several problems":     {"--evidence none --peers nginx", "evidence"},

@@ -22,7 +22,9 @@ type tokens struct {
 	jobsTo  int    // jobs made so far
 	expired string // a token that was issued for a moment, and when it is of no use any more
 	expires time.Time
-	tenants []http.Header // published and issued so far
+	hashes  []string      // contracts of tenants published so far
+	tenants []http.Header // a job of each of them
+	issued  time.Time     // when the first of these was made
 }
 
 func newTokens(c control) (*tokens, error) {
@@ -112,26 +114,28 @@ func (t *tokens) singleUse(ctx context.Context, n, count int) ([][]http.Header, 
 }
 
 // manyTenants publishes contracts that differ in their name alone, and makes a job of each. What earlier cells published
-// is used again.
+// is used again, and so are their jobs while they are fresh.
 func (t *tokens) manyTenants(ctx context.Context, count int) ([]http.Header, error) {
-	have := len(t.tenants)
-	if have >= count {
-		return t.tenants[:count], nil
-	}
-	first := t.jobsTo + 1
-	t.jobsTo += count - have
-	more, err := inParallel(ctx, count-have, func(ctx context.Context, i int) (http.Header, error) {
-		hash, err := t.publish(ctx, tenantContract(fmt.Sprintf("bench-%s-tenant-%d", t.prefix, have+i)))
+	if have := len(t.hashes); have < count {
+		more, err := inParallel(ctx, count-have, func(ctx context.Context, i int) (string, error) {
+			return t.publish(ctx, tenantContract(fmt.Sprintf("bench-%s-tenant-%d", t.prefix, have+i)))
+		})
 		if err != nil {
 			return nil, err
 		}
-		return t.newJob(ctx, hash, first+i)
-	})
-	if err != nil {
-		return nil, err
+		t.hashes = append(t.hashes, more...)
 	}
-	t.tenants = append(t.tenants, more...)
-	return t.tenants, nil
+	if len(t.tenants) >= count && time.Since(t.issued) < renewAfter {
+		return t.tenants[:count], nil
+	}
+	t.issued = time.Now()
+	first := t.jobsTo + 1
+	t.jobsTo += count
+	var err error
+	t.tenants, err = inParallel(ctx, count, func(ctx context.Context, i int) (http.Header, error) {
+		return t.newJob(ctx, t.hashes[i], first+i)
+	})
+	return t.tenants, err
 }
 
 // tenantContract allows what the measured calls need.

@@ -102,12 +102,7 @@ func (c *connection) wait(ctx context.Context) bool {
 	now := time.Now()
 	if c.Rate <= 0 {
 		c.begin = now
-		select {
-		case <-c.stop:
-			return false
-		default:
-			return now.Before(c.to)
-		}
+		return now.Before(c.to) && !c.stopped()
 	}
 	if !now.Before(c.to.Add(c.grace())) {
 		return false
@@ -139,7 +134,7 @@ func (c *connection) once(ctx context.Context, call *Call) {
 	}
 	c.answered[call.Name]++
 	// Completions count, wherever they began: of long calls, those cut off at one edge stand for those at the other.
-	within := !end.Before(c.from) && !end.After(c.to)
+	within := !end.Before(c.from) && !end.After(c.to) && !c.stopped()
 	if within {
 		c.completed++
 		c.bytes += n + call.Body.Size()

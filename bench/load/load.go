@@ -106,12 +106,7 @@ func Run(ctx context.Context, p Plan) (*Result, error) {
 	intervals, end, err := r.watch(ctx, connections)
 	wg.Wait()
 	out := gather(connections)
-	out.Intervals, out.Window, out.Unsent = intervals, end.Sub(r.from), r.unsent()
-	select {
-	case <-r.stop:
-		out.Exhausted = true
-	default:
-	}
+	out.Intervals, out.Window, out.Unsent, out.Exhausted = intervals, end.Sub(r.from), r.unsent(), r.stopped()
 	return out, errors.Join(err, ctx.Err())
 }
 
@@ -151,6 +146,16 @@ func (r *run) sleep(ctx context.Context, until time.Time) bool {
 	case <-r.stop:
 		return false
 	case <-ctx.Done():
+		return false
+	}
+}
+
+// stopped says whether the calls ran out, which ends the window.
+func (r *run) stopped() bool {
+	select {
+	case <-r.stop:
+		return true
+	default:
 		return false
 	}
 }

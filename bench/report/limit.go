@@ -53,11 +53,11 @@ func (r *Report) limitsOf(s Setting, peer string, cells []*Cell) []string {
 	cores := float64(cells[0].Machine.Cores)
 	busy, other := mean(func(c *Cell) float64 { return c.Machine.Busy }), mean(func(c *Cell) float64 { return c.Machine.Other })
 	client, up := mean(func(c *Cell) float64 { return c.Shares[GroupClient] }), mean(func(c *Cell) float64 { return c.Shares[GroupUpstream] })
-	if cores > 0 && busy >= saturated*cores {
+	switch {
+	case cores > 0 && busy >= saturated*cores:
 		out = append(out, fmt.Sprintf("the whole machine was the limit: %.2f of %.0f cores busy (client %.2f, upstream %.2f, the peer's processes %.2f, others %.2f)",
 			busy, cores, client, up, max(0, busy-client-up-other), other))
-	}
-	if other > stranger {
+	case other > stranger:
 		out = append(out, fmt.Sprintf("something else used %.2f cores meanwhile, so measure again on a quiet machine", other))
 	}
 	out = append(out, r.nearDirect(s, peer, cells)...)

@@ -87,6 +87,9 @@ func (r *Report) throughput(out *sheet) {
 
 func (r *Report) row(s Setting, peer string) []string {
 	name := s.Workload
+	if r.besideRefused(s) {
+		name += " (beside refused)"
+	}
 	if s.Rate > 0 {
 		name = fmt.Sprintf("%s @ %g/s", name, s.Rate)
 	}
@@ -100,12 +103,33 @@ func (r *Report) row(s Setting, peer string) []string {
 	}
 	f := sum.Figures
 	return append(begin,
-		fmt.Sprintf("%.0f", f[RequestsPerSecond].Median), fmt.Sprintf("%.1f", f[BytesPerSecond].Median/1e6),
+		rate(f[RequestsPerSecond].Median), fmt.Sprintf("%.1f", f[BytesPerSecond].Median/1e6),
 		ms(f[P50]), ms(f[P99]), fmt.Sprintf("%.3f", f[GateCPU].Median), fmt.Sprint(sum.Errors),
 		r.ratio(sum, RequestsPerSecond), r.ratio(sum, P50), r.ratio(sum, P99), r.ratio(sum, GateCPU))
 }
 
+// besideRefused says whether a setting is the allowed calls of a part about refusals.
+func (r *Report) besideRefused(s Setting) bool {
+	return s.Workload == workload.Chat && slices.ContainsFunc(r.Settings, func(o Setting) bool { return o.Part == s.Part && workload.IsRefused(o.Workload) })
+}
+
+// rate has decimals where there are few calls.
+func rate(v float64) string {
+	if v < 10 {
+		return fmt.Sprintf("%.2f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
+}
+
 func ms(s Spread) string { return fmt.Sprintf("%.2f", s.Median/1000) }
+
+// known is a dash for what was not measured, as the pace of an upstream that is not ours.
+func known(f map[string]Spread, name string) string {
+	if v, ok := f[name]; ok {
+		return ms(v)
+	}
+	return "–"
+}
 
 func (r *Report) of(s Setting, peer string) *Summary {
 	i := slices.IndexFunc(r.Summary, func(x *Summary) bool { return x.Setting == s && x.Peer == peer })
@@ -132,7 +156,7 @@ func (r *Report) streams(out *sheet) {
 		}
 		rows = append(rows, []string{
 			s.Workload, fmt.Sprint(s.Connections), s.Peer, ms(f[FirstByteP50]), ms(f[FirstByteP99]), ms(f[GapP50]), ms(f[GapP99]),
-			ms(f[UpstreamGapP50]), ms(f[UpstreamGapP99]),
+			known(f, UpstreamGapP50), known(f, UpstreamGapP99),
 		})
 	}
 	out.table("Streams: time to the first byte, and gap between events, at the client and as the upstream sent them",
