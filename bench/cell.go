@@ -116,7 +116,8 @@ func measureCell(ctx context.Context, e *environment, p peer, s setting) (*repor
 		return nil, err
 	}
 	e.profiles.Wait()
-	if err := e.confirm(ctx, before, l); err != nil {
+	_, swaps := p.(swapper)
+	if err := e.confirm(ctx, before, l, swaps); err != nil {
 		return nil, err
 	}
 	c := report.NewCell(s.Setting, p.Name(), l, u)
@@ -136,36 +137,44 @@ func (e *environment) groups(p peer) map[string][]int {
 	return out
 }
 
-// reached is how many calls have reached the upstream; 0 where it is not ours.
-func (e *environment) reached(ctx context.Context) (int64, error) {
+// reached is what has reached the upstream; nothing where it is not ours.
+func (e *environment) reached(ctx context.Context) (map[string]int64, error) {
 	if e.upstream == nil {
-		return 0, nil
+		return nil, nil
 	}
 	if _, err := e.upstream.pacing(ctx); err != nil { // from here on it is this cell's
-		return 0, err
+		return nil, err
 	}
-	c, err := counts(ctx, e.upstream.counter)
-	return c["requests"], err
+	return counts(ctx, e.upstream.counter)
 }
 
 // confirm holds the client's count against the upstream's. A call that failed may or may not have reached it; one that was
-// answered must have, once, and one that was refused must not.
-func (e *environment) confirm(ctx context.Context, before int64, l *load.Result) error {
+// answered must have, once, and one that was refused must not. Those of a peer that swaps the token for the credential came
+// with it, and no others.
+func (e *environment) confirm(ctx context.Context, before map[string]int64, l *load.Result, swaps bool) error {
 	if e.upstream == nil {
 		return nil
 	}
-	c, err := counts(ctx, e.upstream.counter)
+	after, err := counts(ctx, e.upstream.counter)
 	if err != nil {
 		return err
 	}
+	return account(l, after["requests"]-before["requests"], after["credential"]-before["credential"], swaps)
+}
+
+// account is confirm's sum.
+func account(l *load.Result, reached, credentialed int64, swaps bool) error {
 	var through int64
 	for name, n := range l.Answered {
 		if !workload.IsRefused(name) {
 			through += n
 		}
 	}
-	if reached := c["requests"] - before; reached < through || reached > through+l.Errors {
+	switch {
+	case reached < through || reached > through+l.Errors:
 		return fmt.Errorf("%d calls were answered and %d failed, but %d reached the upstream", through, l.Errors, reached)
+	case swaps && credentialed != reached, !swaps && credentialed != 0:
+		return fmt.Errorf("of %d calls that reached the upstream %d came with the real credential", reached, credentialed)
 	}
 	return nil
 }

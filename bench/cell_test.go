@@ -166,3 +166,25 @@ func TestLongSoakGetsNewTokens(t *testing.T) {
 		stop()
 	})
 }
+
+// What the client counts, the upstream must have seen, and with the credential where the peer puts it in.
+func TestAccount(t *testing.T) {
+	t.Parallel()
+	l := &load.Result{Answered: map[string]int64{workload.Chat: 10, workload.Refused[0]: 5}, Errors: 2}
+	for name, c := range map[string]struct {
+		reached, credentialed int64
+		swaps, ok             bool
+	}{
+		"all, swapped":             {10, 10, true, true},
+		"all, not swapped":         {10, 0, false, true},
+		"one that failed, swapped": {11, 11, true, true},
+		"one is missing":           {9, 9, true, false},
+		"refused ones arrived":     {15, 15, true, false},
+		"one kept its token":       {10, 9, true, false},
+		"a credential from where":  {10, 1, false, false},
+	} {
+		if err := account(l, c.reached, c.credentialed, c.swaps); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

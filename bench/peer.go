@@ -31,6 +31,10 @@ type carrier interface {
 	Carries(workload string) error
 }
 
+// swapper is a peer whose calls all arrive with the real credential in place of what the client sent. The others' calls
+// arrive with what the client sent, and so never with it.
+type swapper interface{ Swaps() }
+
 // identifier is a peer that reads tokens, and so can give those that the workloads about tokens need: for each of n
 // connections the headers of its calls, as many as count says. Single-use tokens must all be different; those of tenants
 // may be shared; those to be refused are one for each connection.

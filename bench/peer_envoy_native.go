@@ -153,7 +153,7 @@ func (p *envoyNative) Verify(ctx context.Context, answered int64) error {
 			return fmt.Errorf("%d calls were answered, but %s is %d", answered, name, stats[name])
 		}
 	}
-	return p.verify(ctx, answered)
+	return p.gate.Verify(ctx, answered)
 }
 
 func (p *envoyNative) Stop() { p.stop() }

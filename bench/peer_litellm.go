@@ -179,8 +179,6 @@ func (p *litellm) Check(ctx context.Context) error {
 // Groups has the process that was started, and all its workers.
 func (p *litellm) Groups() map[string][]int { return map[string][]int{litellmName: p.pids} }
 
-func (p *litellm) Verify(ctx context.Context, answered int64) error { return p.verify(ctx, answered) }
-
 func (p *litellm) Stop() {
 	p.stop()
 	p.witness.stop()

@@ -169,7 +169,7 @@ func (p *mitmproxy) Verify(ctx context.Context, answered int64) error {
 	if n < answered {
 		return fmt.Errorf("%d calls were answered, but the addon has let %d pass", answered, n)
 	}
-	return p.verify(ctx, answered)
+	return p.gate.Verify(ctx, answered)
 }
 
 func (p *mitmproxy) Stop() { p.stop() }
