@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"sallyport/compose/config"
@@ -164,8 +163,7 @@ func (s *system) startEnvoy(ctx context.Context, bin string) error {
 		return err
 	}
 	s.envoy, err = envoy.NewSupervisor(envoy.SupervisorConfig{
-		Concurrency: envoyWorkers(),
-		Binary:      bin, ConfigPath: path, AdminSocket: role.EnvoyAdminSocket(c), Drain: drain, Log: s.Log,
+		Binary: bin, ConfigPath: path, AdminSocket: role.EnvoyAdminSocket(c), Drain: drain, Log: s.Log,
 	})
 	if err != nil {
 		return err
@@ -212,7 +210,3 @@ func (s *system) pids() map[string][]int {
 	}
 	return out
 }
-
-// envoyWorkers is how many of the machine's cores Envoy gets: it spends about two thirds of a call, and the processes
-// beside it need theirs. A worker more makes each do less at a time, which costs more for each call (bench/STEPS.md).
-func envoyWorkers() int { return max(1, runtime.NumCPU()*2/3) }
