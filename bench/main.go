@@ -138,7 +138,7 @@ func startPeers(ctx context.Context, e *environment, show *progress) ([]peer, er
 		return []peer{p}, p.Check(ctx)
 	}
 	var peers []peer
-	for _, name := range peerNames {
+	for _, name := range allPeers() {
 		if !slices.ContainsFunc(e.o.scenario.Parts, func(p scenario.Part) bool { return slices.Contains(p.Peers, name) }) {
 			continue
 		}
