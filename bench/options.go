@@ -62,7 +62,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	f.Float64Var(&in.rate, "rate", 0, "with --workloads: calls a second in an open loop; 0 for a closed loop")
 	f.IntVar(&in.rounds, "rounds", 0, "how often each peer is measured in each setting")
 	f.Float64Var(&in.seconds, "seconds", 0, "measured time of each, in seconds")
-	f.StringVar(&in.peers, "peers", "", "what to measure, comma separated (default: all of "+strings.Join(peerNames, ",")+")")
+	f.StringVar(&in.peers, "peers", "", "what to measure, comma separated, of "+strings.Join(allPeers(), ",")+" (default: "+strings.Join(peerNames, ",")+")")
 	f.StringVar(&in.evidence, "evidence", "", "Sallyport's evidence mode: strict, sealed or async")
 	f.StringVar(&in.out, "out", "", "directory for report.json, report.svg, table.md and profiles (default: bench-results/TIME)")
 	f.StringVar(&in.sallyport, "sallyport", "", "measure this binary instead of building the checkout's")
@@ -92,19 +92,19 @@ func (in flags) options() (options, error) {
 	if o.target, err = in.deployment(); err != nil {
 		return o, err
 	}
-	known := peerNames
+	known, usual := allPeers(), peerNames
 	if o.target != nil && o.profile {
 		return o, errors.New("--profile: only processes that are started here can be profiled; remove it, or --target")
 	}
 	if o.target != nil {
-		known = []string{targetName}
+		known, usual = []string{targetName}, []string{targetName}
 	}
 	if in.scenario == "" {
 		o.scenario = defaultScenario()
 		if o.target != nil {
 			o.scenario.Title = "Load of " + o.target.url.Host
 		}
-	} else if o.scenario, err = scenario.Load(in.scenario, peerNames); err != nil {
+	} else if o.scenario, err = scenario.Load(in.scenario, allPeers(), peerNames); err != nil {
 		return o, err
 	}
 	if o.target != nil {
@@ -113,7 +113,7 @@ func (in flags) options() (options, error) {
 	if err := in.override(o.scenario); err != nil {
 		return o, err
 	}
-	o.scenario.ApplyDefaults(known)
+	o.scenario.ApplyDefaults(usual)
 	return o, o.scenario.Validate(known)
 }
 

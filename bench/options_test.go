@@ -26,6 +26,7 @@ func TestOptions(t *testing.T) {
 		"too many":             {"--connections 1001", "between"},
 		"unknown evidence":     {"--evidence none", "strict, sealed or async"},
 		"unknown peer":         {"--peers nginx", "not one of"},
+		"peer on request":      {"--peers direct,litellm", ""},
 		"peer twice":           {"--peers direct,direct", "twice"},
 		"unknown workload":     {"--workloads mcp", "no such workload"},
 		"rate of what":         {"--rate 5", "--workloads"},
@@ -66,7 +67,7 @@ func TestScenariosOfThisFolderAreGood(t *testing.T) {
 
 // TestSmokeHasEveryWorkload names each that there is.
 func TestSmokeHasEveryWorkload(t *testing.T) {
-	s, err := scenario.Load("scenarios/smoke.yaml", peerNames)
+	s, err := scenario.Load("scenarios/smoke.yaml", allPeers(), peerNames)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -77,6 +78,12 @@ var peerNames = []string{directName, envoyName, envoyNativeName, noopHeadersName
 var registry = map[string]func(context.Context, *environment) (peer, error){
 	directName: newDirect, envoyName: newEnvoyAlone, noopHeadersName: newNoopHeaders, noopName: newNoop, sallyportName: newSallyport,
 	envoyNativeName: newEnvoyNative, mitmproxyName: newMitmproxy, litellmName: newLitellm,
+}
+
+// allPeers are the usual ones in their order, and then those that run where they are asked for.
+func allPeers() []string {
+	more := slices.DeleteFunc(slices.Sorted(maps.Keys(registry)), func(name string) bool { return slices.Contains(peerNames, name) })
+	return slices.Concat(peerNames, more)
 }
 
 // baseline is what the ratios are to: the least that any processor in these phases can cost.

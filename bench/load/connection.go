@@ -112,7 +112,7 @@ func (c *connection) wait(ctx context.Context) bool {
 		return false
 	}
 	if now.Before(c.begin) {
-		if !c.sleep(ctx, c.begin) {
+		if !c.sleepExactly(ctx, c.begin) {
 			return false
 		}
 		if !c.begin.Before(c.from) {

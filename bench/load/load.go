@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -148,6 +149,22 @@ func (r *run) sleep(ctx context.Context, until time.Time) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// coarse is how early Go's timers are to wake up: on an idle processor they are late by up to a millisecond.
+const coarse = 1500 * time.Microsecond
+
+// sleepExactly waits like sleep, the last part of it in the kernel's own sleep, which is late by some 60 µs. Few
+// connections are that near to their call at a time, so few threads are blocked.
+func (r *run) sleepExactly(ctx context.Context, until time.Time) bool {
+	if time.Until(until) > coarse && !r.sleep(ctx, until.Add(-coarse)) {
+		return false
+	}
+	for left := time.Until(until); left > 0; left = time.Until(until) {
+		rest := unix.NsecToTimespec(left.Nanoseconds())
+		_ = unix.Nanosleep(&rest, nil) // a signal ends it early, and then it goes on
+	}
+	return true
 }
 
 // stopped says whether the calls ran out, which ends the window.

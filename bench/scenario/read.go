@@ -14,8 +14,8 @@ import (
 // maxFile is far above any real scenario, in bytes.
 const maxFile = 1 << 20
 
-// Load reads a file and fills in the defaults; peers are the names that there are.
-func Load(file string, peers []string) (*Scenario, error) {
+// Load reads a file and fills in the defaults; all are the peers that there are, usual those that are measured by default.
+func Load(file string, all, usual []string) (*Scenario, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("scenario: %w", err)
@@ -25,11 +25,11 @@ func Load(file string, peers []string) (*Scenario, error) {
 	if err != nil {
 		return nil, fmt.Errorf("scenario: %w", err)
 	}
-	return Parse(file, raw, peers)
+	return Parse(file, raw, all, usual)
 }
 
 // Parse reads a scenario from memory; name stands in errors.
-func Parse(name string, raw []byte, peers []string) (*Scenario, error) {
+func Parse(name string, raw []byte, all, usual []string) (*Scenario, error) {
 	var s Scenario
 	dec := yaml.NewDecoder(strings.NewReader(string(raw)))
 	dec.KnownFields(true)
@@ -45,9 +45,9 @@ func Parse(name string, raw []byte, peers []string) (*Scenario, error) {
 	if err := yaml.Unmarshal(raw, &root); err != nil {
 		return nil, decoding(name, err)
 	}
-	s.ApplyDefaults(peers)
+	s.ApplyDefaults(usual)
 	var errs []error
-	for _, p := range s.problems(peers) {
+	for _, p := range s.problems(all) {
 		errs = append(errs, fmt.Errorf("%s:%d: %s: %s", name, lineOf(&root, p.path), p.path, p.message))
 	}
 	return &s, errors.Join(errs...)

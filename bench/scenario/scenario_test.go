@@ -9,7 +9,7 @@ import (
 var peers = []string{"direct", "sallyport"}
 
 func TestDefaults(t *testing.T) {
-	s, err := Parse("f.yaml", []byte("parts:\n- workload: chat\n- workload: stream-50\n  soak: 2m\n"), peers)
+	s, err := Parse("f.yaml", []byte("parts:\n- workload: chat\n- workload: stream-50\n  soak: 2m\n"), peers, peers)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestProblemsNameTheLine(t *testing.T) {
 		"weights of no mix":  {"parts:\n- workload: chat\n  weights: {chat: 1}\n", "only a mix has weights"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Parse("f.yaml", []byte(tc.file), peers)
+			_, err := Parse("f.yaml", []byte(tc.file), peers, peers)
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%v, want %q", err, tc.want)
 			}
@@ -67,7 +67,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("parts:\n- workload: chat\n  connections: [1]\n")
 	f.Add("peers: [direct]\nparts:\n- {workload: mix, weights: {chat: 1}}\n")
 	f.Fuzz(func(t *testing.T, in string) {
-		s, err := Parse("f", []byte(in), peers)
+		s, err := Parse("f", []byte(in), peers, peers)
 		if err == nil && s.Validate(peers) != nil {
 			t.Errorf("%q was read, and is not valid", in)
 		}
