@@ -180,3 +180,37 @@ func TestNewNamesAllThatIsMissing(t *testing.T) {
 		}
 	}
 }
+
+// A client made for one call leaves no connection behind.
+func TestUnixClientKeepsNoConnection(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan struct{}, 10)
+	srv := &http.Server{
+		Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			if s == http.StateClosed {
+				closed <- struct{}{}
+			}
+		},
+	}
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(func() { _ = srv.Close() })
+	for range cap(closed) {
+		resp, err := UnixClient(socket, time.Minute).Get("http://x/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+	}
+	for range cap(closed) {
+		select {
+		case <-closed:
+		case <-time.After(20 * time.Second):
+			t.Fatal("a connection stays open")
+		}
+	}
+}
