@@ -1,5 +1,7 @@
 package dialect
 
+import "bytes"
+
 // tap reads JSON byte by byte as it passes and hands out the few members that a meter wants, without keeping the rest:
 // whatever the document's size and wherever the chunks are cut, it holds at most maxCapture bytes. It does not check
 // the document, since it only reports what an upstream said; a broken one yields nothing or less.
@@ -49,13 +51,11 @@ func (t *tap) reset() {
 }
 
 func (t *tap) write(p []byte) {
+	quote, slash := finder{c: '"'}, finder{c: '\\'}
 	for i := 0; i < len(p); i++ {
 		if t.str && !t.esc && !t.naming && t.taking < 0 {
 			// Nearly all of an answer is text that nobody asks for.
-			for i < len(p) && p[i] != '"' && p[i] != '\\' {
-				i++
-			}
-			if i == len(p) {
+			if i = min(quote.from(p, i), slash.from(p, i)); i == len(p) {
 				return
 			}
 		}
@@ -76,6 +76,25 @@ func (t *tap) write(p []byte) {
 			t.next()
 		}
 	}
+}
+
+// finder finds a byte again and again, and looks at each place once.
+type finder struct {
+	c    byte
+	at   int // where it is next, from wherever it was asked last
+	seen bool
+}
+
+// from returns where the byte is in p at i or later, len(p) if nowhere. i must not get smaller.
+func (f *finder) from(p []byte, i int) int {
+	if f.seen && f.at >= i {
+		return f.at
+	}
+	f.seen, f.at = true, len(p)
+	if n := bytes.IndexByte(p[i:], f.c); n >= 0 {
+		f.at = i + n
+	}
+	return f.at
 }
 
 func (t *tap) capture(c byte) {

@@ -103,6 +103,12 @@ func (x *exchange) deny(d *code.Denial) {
 	r.Code, r.Status, r.Detail = string(d.Code), info.Status, d.Detail
 	x.id = r.ID
 	x.gate.cfg.Signer.Refuse(&r)
-	x.gate.cfg.Log.Info("refused", "decision", r.ID, "code", r.Code, "status", r.Status, "detail", r.Detail,
-		"method", r.Method, "path", r.Path, "provider", r.Provider, "model", r.Model, "policy_hash", r.PolicyHash, "peer", r.Peer)
+	ok, left := x.gate.lines.write(x.gate.cfg.Now())
+	if left > 0 {
+		x.gate.cfg.Log.Warn("more was refused than is shown here one by one; all of it is in the evidence", "left_out", left)
+	}
+	if ok {
+		x.gate.cfg.Log.Info("refused", "decision", r.ID, "code", r.Code, "status", r.Status, "detail", r.Detail,
+			"method", r.Method, "path", r.Path, "provider", r.Provider, "model", r.Model, "policy_hash", r.PolicyHash, "peer", r.Peer)
+	}
 }

@@ -125,6 +125,7 @@ type Gate struct {
 	metrics   *metrics
 	workers   *workers
 	bindings  *bindings
+	lines     *lines
 	settling  *deadlines // waits for a receipt
 }
 
@@ -153,6 +154,7 @@ func New(cfg Config) (*Gate, error) {
 		metrics:   m,
 		workers:   newWorkers(),
 		bindings:  newBindings(),
+		lines:     &lines{},
 		settling:  &deadlines{after: cfg.SettleTimeout},
 	}, nil
 }

@@ -21,7 +21,8 @@ import (
 type Exchange interface {
 	// Handle takes the next message. It must not wait, because the other streams' messages are behind this one; what has
 	// to wait goes on elsewhere. Every message is answered by exactly one Stream.Reply, in Handle or later, and the next
-	// message comes after that. The message's body must not be changed; it is the exchange's to keep.
+	// message comes after that. The message's body is the exchange's until then, and must not be changed; its headers are
+	// strings, and may be kept.
 	Handle(m *message.Request)
 	// End says that no message will come: io.EOF if Envoy had no more to say, message.ErrMalformed if it said what cannot
 	// be read, the error of the last Reply if there was one, anything else if the stream broke. What it returns is the

@@ -32,6 +32,8 @@ type stream struct {
 	mu      sync.Mutex
 	whole   [][]byte // messages not handed over yet
 	waiting int      // their bytes
+	current []byte   // the message that is with the exchange
+	spare   []byte   // memory of one that was answered
 	owed    int      // bytes taken for which the window was not opened again
 	ended   bool     // Envoy has no more to say
 	err     error    // why the stream is broken
@@ -118,7 +120,12 @@ func (s *stream) begin() error {
 		return statusError(codes.ResourceExhausted, fmt.Sprintf("a message of %d bytes; the limit is %d", n, s.conn.srv.cfg.MaxMessage))
 	}
 	s.missing = int(n)
-	s.partial = make([]byte, 0, min(s.missing, grow))
+	s.mu.Lock()
+	s.partial, s.spare = s.spare, nil
+	s.mu.Unlock()
+	if want := min(s.missing, grow); cap(s.partial) < want {
+		s.partial = make([]byte, 0, want)
+	}
 	return nil
 }
 
@@ -196,7 +203,7 @@ func (s *stream) next() {
 	s.whole = s.whole[1:]
 	s.waiting -= len(b)
 	open := s.credit()
-	s.busy, s.inside, s.replied = true, true, false
+	s.busy, s.inside, s.replied, s.current = true, true, false, b
 	s.mu.Unlock()
 	s.open(open)
 	m, err := message.Parse(b)
@@ -209,8 +216,17 @@ func (s *stream) next() {
 	}
 	s.inside = false
 	if s.replied || err != nil {
-		s.busy = false
+		s.done()
 	}
+}
+
+// done takes the message back; the caller holds mu.
+func (s *stream) done() {
+	s.busy = false
+	if cap(s.current) <= 2*grow {
+		s.spare = s.current[:0]
+	}
+	s.current = nil
 }
 
 // Reply is the exchange's answer.
@@ -228,7 +244,7 @@ func (s *stream) Reply(r *message.Response, err error) {
 		s.mu.Unlock()
 		return
 	}
-	s.busy = false
+	s.done()
 	s.mu.Unlock()
 	s.advance()
 	// Others may be about to answer too, on what arrived together; then one of us writes for all.
