@@ -19,6 +19,9 @@ const (
 	grpcHead = 5 // a message begins with a compression flag and its length
 	// grow is up to which length a message's memory is taken as announced; beyond, as it arrives.
 	grow = 64 << 10
+	// bulk is the memory of a larger message, to begin with: Envoy sends what its buffer of 1 MiB holds, and a head. Such
+	// pieces of memory are used again by all streams, or a download would leave one behind for each message.
+	bulk = 1<<20 + 64<<10
 	// maxWaiting is how many bytes of whole messages may wait unread before the stream's window stays shut.
 	maxWaiting = 256 << 10
 )
@@ -92,6 +95,7 @@ func (s *stream) take(b []byte, n int) {
 			}
 		}
 		k := min(s.missing, len(b))
+		s.partial = makeRoom(s.partial, k)
 		s.partial, b = append(s.partial, b[:k]...), b[k:]
 		if s.missing -= k; s.missing == 0 {
 			whole = append(whole, s.partial)
@@ -127,6 +131,29 @@ func (s *stream) begin() error {
 		s.partial = make([]byte, 0, want)
 	}
 	return nil
+}
+
+var pieces = sync.Pool{New: func() any { return new([bulk]byte) }}
+
+// makeRoom is b with room for n bytes more.
+func makeRoom(b []byte, n int) []byte {
+	need := len(b) + n
+	if need <= cap(b) {
+		return b
+	}
+	if need <= bulk {
+		return append(pieces.Get().(*[bulk]byte)[:0], b...)
+	}
+	bigger := append(make([]byte, 0, max(2*cap(b), need)), b...)
+	giveBack(b)
+	return bigger
+}
+
+// giveBack returns a message's memory, if it is one of the pieces.
+func giveBack(b []byte) {
+	if cap(b) == bulk {
+		pieces.Put((*[bulk]byte)(b[:bulk]))
+	}
 }
 
 // credit is by how much the stream's window may be opened now; the caller holds mu.
@@ -225,6 +252,8 @@ func (s *stream) done() {
 	s.busy = false
 	if cap(s.current) <= 2*grow {
 		s.spare = s.current[:0]
+	} else {
+		giveBack(s.current)
 	}
 	s.current = nil
 }
