@@ -19,9 +19,9 @@ const (
 	grpcHead = 5 // a message begins with a compression flag and its length
 	// grow is up to which length a message's memory is taken as announced; beyond, as it arrives.
 	grow = 64 << 10
-	// bulk is the memory of a larger message, to begin with: Envoy sends what its buffer of 1 MiB holds, and a head. Such
-	// pieces of memory are used again by all streams, or a download would leave one behind for each message.
-	bulk = 1<<20 + 64<<10
+	// bulk is the memory of a larger message, to begin with: Envoy sends what its buffer of 1 MiB holds, or a little more.
+	// Such pieces of memory are used again by all streams, or a download would leave one behind for each message.
+	bulk = 2 << 20
 	// maxWaiting is how many bytes of whole messages may wait unread before the stream's window stays shut.
 	maxWaiting = 256 << 10
 )
@@ -95,7 +95,7 @@ func (s *stream) take(b []byte, n int) {
 			}
 		}
 		k := min(s.missing, len(b))
-		s.partial = makeRoom(s.partial, k)
+		s.makeRoom(k)
 		s.partial, b = append(s.partial, b[:k]...), b[k:]
 		if s.missing -= k; s.missing == 0 {
 			whole = append(whole, s.partial)
@@ -135,24 +135,29 @@ func (s *stream) begin() error {
 
 var pieces = sync.Pool{New: func() any { return new([bulk]byte) }}
 
-// makeRoom is b with room for n bytes more.
-func makeRoom(b []byte, n int) []byte {
-	need := len(b) + n
-	if need <= cap(b) {
-		return b
+// makeRoom sees to it that n bytes more have room in the message that is arriving.
+func (s *stream) makeRoom(n int) {
+	old, need := s.partial, len(s.partial)+n
+	switch {
+	case need <= cap(old):
+		return
+	case need <= bulk:
+		s.partial = append(pieces.Get().(*[bulk]byte)[:0], old...)
+	default:
+		s.partial = append(make([]byte, 0, max(2*cap(old), need)), old...)
 	}
-	if need <= bulk {
-		return append(pieces.Get().(*[bulk]byte)[:0], b...)
-	}
-	bigger := append(make([]byte, 0, max(2*cap(b), need)), b...)
-	giveBack(b)
-	return bigger
+	s.mu.Lock()
+	s.keep(old)
+	s.mu.Unlock()
 }
 
-// giveBack returns a message's memory, if it is one of the pieces.
-func giveBack(b []byte) {
-	if cap(b) == bulk {
+// keep has a message's memory used again; the caller holds mu.
+func (s *stream) keep(b []byte) {
+	switch {
+	case cap(b) == bulk:
 		pieces.Put((*[bulk]byte)(b[:bulk]))
+	case cap(b) <= 2*grow:
+		s.spare = b[:0]
 	}
 }
 
@@ -250,11 +255,7 @@ func (s *stream) next() {
 // done takes the message back; the caller holds mu.
 func (s *stream) done() {
 	s.busy = false
-	if cap(s.current) <= 2*grow {
-		s.spare = s.current[:0]
-	} else {
-		giveBack(s.current)
-	}
+	s.keep(s.current)
 	s.current = nil
 }
 
