@@ -120,17 +120,10 @@ func (p *envoyNative) Check(ctx context.Context) error {
 	if err := p.check(ctx); err != nil {
 		return err
 	}
-	w, err := startWitness()
-	if err != nil {
-		return err
-	}
-	defer w.stop()
-	twin, address, _, err := p.run(ctx, envoyNativeName+"-twin", w.address)
-	if err != nil {
-		return err
-	}
-	defer twin.stop()
-	return w.expectSwapped(ctx, &p.gate, address, "")
+	return p.witnessed(ctx, func(to string) (*process, string, error) {
+		twin, address, _, err := p.run(ctx, envoyNativeName+"-twin", to)
+		return twin, address, err
+	})
 }
 
 func (p *envoyNative) Groups() map[string][]int { return map[string][]int{"envoy": {p.pid()}} }

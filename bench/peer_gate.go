@@ -174,6 +174,21 @@ func startWitness() (*witness, error) {
 
 func (w *witness) stop() { _ = w.server.Close() }
 
+// witnessed starts a twin of the gate before a witness and has it show what leaves it.
+func (g *gate) witnessed(ctx context.Context, twin func(upstream string) (*process, string, error)) error {
+	w, err := startWitness()
+	if err != nil {
+		return err
+	}
+	defer w.stop()
+	p, address, err := twin(w.address)
+	if err != nil {
+		return err
+	}
+	defer p.stop()
+	return w.expectSwapped(ctx, g, address, "")
+}
+
 // ServeHTTP answers as the real upstream does.
 func (w *witness) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)

@@ -197,7 +197,7 @@ func TestTokens(t *testing.T) {
 func TestEnvoyNative(t *testing.T) {
 	needEnvoy(t)
 	e := testEnvironment(t)
-	for name, c := range map[string]struct{ cut, paste, want string }{
+	spoiled := map[string]spoil{
 		"as it is":              {"", "", ""},
 		"no rule for the token": {"requires: {provider_name: bench}", "", "without a token: is answered with 403"},
 		"a token is optional":   {"requires: {provider_name: bench}", "requires: {allow_missing: {}}", "without a token: is answered with 403"},
@@ -205,25 +205,40 @@ func TestEnvoyNative(t *testing.T) {
 		"any role":              {"value: {string_match: {exact: {{json .Role}}}}", `value: {present_match: true}`, "another role: is answered with 200"},
 		"another path only":     {"exact: {{json .Path}}", `exact: "/"`, "an allowed call"},
 		"another credential":    {"inline_string: {{json .Credential}}", `inline_string: "Bearer something-else"`, `"credential" went up by 0`},
-	} {
+	}
+	for name, c := range spoiled {
 		t.Run(name, func(t *testing.T) {
-			config := strings.Replace(envoyNativeConfig, c.cut, c.paste, 1)
-			if c.cut != "" && config == envoyNativeConfig {
-				t.Fatalf("%q is not in the configuration", c.cut)
-			}
-			p, err := startEnvoyNative(t.Context(), e, config)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(p.Stop)
-			err = p.Check(t.Context())
-			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
-				t.Errorf("Check: %v, want %q", err, c.want)
-			}
-			if name == "as it is" {
-				verifiesOnlyWhatItSaw(t, p)
-			}
+			p, err := startEnvoyNative(t.Context(), e, c.apply(t, envoyNativeConfig))
+			c.holds(t, p, err)
 		})
+	}
+}
+
+// spoil is one change to a peer's configuration, and what the peer's check must say then; "" for nothing.
+type spoil struct{ cut, paste, want string }
+
+func (c spoil) apply(t *testing.T, config string) string {
+	t.Helper()
+	changed := strings.Replace(config, c.cut, c.paste, 1)
+	if c.cut != "" && changed == config {
+		t.Fatalf("%q is not in the configuration", c.cut)
+	}
+	return changed
+}
+
+// holds checks a peer that was started with the change.
+func (c spoil) holds(t *testing.T, p peer, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Stop)
+	err = p.Check(t.Context())
+	if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+		t.Errorf("Check: %v, want %q", err, c.want)
+	}
+	if c.want == "" {
+		verifiesOnlyWhatItSaw(t, p)
 	}
 }
 

@@ -145,17 +145,9 @@ func (p *mitmproxy) Check(ctx context.Context) error {
 	if err := p.check(ctx); err != nil {
 		return err
 	}
-	w, err := startWitness()
-	if err != nil {
-		return err
-	}
-	defer w.stop()
-	twin, address, err := p.run(ctx, mitmproxyName+"-twin", w.address)
-	if err != nil {
-		return err
-	}
-	defer twin.stop()
-	return w.expectSwapped(ctx, &p.gate, address, "")
+	return p.witnessed(ctx, func(to string) (*process, string, error) {
+		return p.run(ctx, mitmproxyName+"-twin", to)
+	})
 }
 
 func (p *mitmproxy) Groups() map[string][]int { return map[string][]int{"mitmdump": p.pids} }

@@ -20,7 +20,7 @@ func needPython(t *testing.T) {
 func TestMitmproxy(t *testing.T) {
 	needPython(t)
 	e := testEnvironment(t)
-	for name, c := range map[string]struct{ cut, paste, want string }{
+	spoiled := map[string]spoil{
 		"as it is":            {"", "", ""},
 		"everyone may":        {"if claims is None:", "if False:", "without a token: is answered with 500"},
 		"no signature":        {"KEY.verify(", "(lambda *_: None)(", "somebody else has signed: is answered with 200"},
@@ -28,24 +28,11 @@ func TestMitmproxy(t *testing.T) {
 		"any model":           {`in WANTED["models"]`, `!= ""`, "another model: is answered with 200"},
 		"the token passes on": {`flow.request.headers["Authorization"] =`, "_ =", `"credential" went up by 0`},
 		"the token leaks":     {"self.swapped += 1", "self.swapped += 1\n        flow.request.headers['X-Was'] = headers[0]", "arrives as X-Was"},
-	} {
+	}
+	for name, c := range spoiled {
 		t.Run(name, func(t *testing.T) {
-			addon := strings.Replace(mitmproxyAddon, c.cut, c.paste, 1)
-			if c.cut != "" && addon == mitmproxyAddon {
-				t.Fatalf("%q is not in the addon", c.cut)
-			}
-			p, err := startMitmproxy(t.Context(), e, addon)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(p.Stop)
-			err = p.Check(t.Context())
-			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
-				t.Errorf("Check: %v, want %q", err, c.want)
-			}
-			if name == "as it is" {
-				verifiesOnlyWhatItSaw(t, p)
-			}
+			p, err := startMitmproxy(t.Context(), e, c.apply(t, mitmproxyAddon))
+			c.holds(t, p, err)
 		})
 	}
 }
