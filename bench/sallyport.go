@@ -110,7 +110,7 @@ func (s *sallyport) writeConfig(ctx context.Context) (string, error) {
 		return "", err
 	}
 	c := map[string]any{
-		"listen": listen, "control_listen": control, "data_dir": filepath.Join(s.e.dir, "data"),
+		"listen": listen, "control_listen": control, "forward_listen": "off", "data_dir": filepath.Join(s.e.dir, "data"),
 		"upstreams":      []any{map[string]any{"name": "openai", "dialect": "openai", "url": "http://" + s.e.upstream.address, "secret_class": "openai_key"}},
 		"secret_classes": []any{map[string]any{"name": "openai_key", "from": "file:" + key, "hosts": []string{s.e.upstream.address}}},
 		"evidence":       map[string]any{"mode": s.e.o.scenario.Evidence},

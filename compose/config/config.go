@@ -4,6 +4,7 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"time"
@@ -15,6 +16,7 @@ type Config struct {
 
 	Listen                 string        `yaml:"listen"`
 	ControlListen          string        `yaml:"control_listen"`
+	ForwardListen          string        `yaml:"forward_listen"` // Off: there is no forward door
 	DataDir                string        `yaml:"data_dir"`
 	Audience               []string      `yaml:"audience"`
 	Upstreams              []Upstream    `yaml:"upstreams"`
@@ -28,6 +30,7 @@ type Config struct {
 	MaxBodyBytes           int64         `yaml:"max_body_bytes"`
 	ExtProc                ExtProc       `yaml:"extproc"`
 	Envoy                  Envoy         `yaml:"envoy"`
+	Egress                 Egress        `yaml:"egress"`
 	Signer                 Link          `yaml:"signer"`
 	Registry               Link          `yaml:"registry"`
 	XDS                    Link          `yaml:"xds"`
@@ -81,6 +84,28 @@ type Envoy struct {
 	Path string `yaml:"path"` // "" means ENVOY, then PATH, then the pinned one
 	Dir  string `yaml:"dir"`  // where the pinned one is installed
 }
+
+// Egress says how the forward door reaches hosts that are no upstream.
+type Egress struct {
+	CAFile string              `yaml:"ca_file"` // "" means the system's authorities
+	Hosts  map[string][]string `yaml:"hosts"`   // addresses of names, lower case
+}
+
+// Addresses are Hosts as addresses; Validate has seen to it that they parse.
+func (e Egress) Addresses() map[string][]netip.Addr {
+	out := make(map[string][]netip.Addr, len(e.Hosts))
+	for name, list := range e.Hosts {
+		for _, text := range list {
+			if a, err := netip.ParseAddr(text); err == nil {
+				out[name] = append(out[name], a)
+			}
+		}
+	}
+	return out
+}
+
+// Forward says whether there is a forward door.
+func (c *Config) Forward() bool { return c.ForwardListen != Off }
 
 // Link is a connection between two roles.
 type Link struct {

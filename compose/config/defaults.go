@@ -16,6 +16,7 @@ const (
 	DefaultListen        = "127.0.0.1:8080" // loopback only: opening it to a network is the operator's decision
 	DefaultControlListen = "127.0.0.1:8081"
 	DefaultLoopback      = "127.0.0.1:8082"
+	DefaultForwardListen = "127.0.0.1:8083"
 	DefaultDataDir       = ".sallyport"
 	DefaultAudience      = "sallyport"
 	DefaultMode          = "sealed"         // no receipt that a client saw completed is lost by a power cut
@@ -25,6 +26,9 @@ const (
 	DefaultLogLevel      = "info"
 	DefaultLogFormat     = "text"
 	DefaultInjectFormat  = "%s"
+
+	// Off as forward_listen closes the forward door.
+	Off = "off"
 
 	// Self among the trusted contract signers is the contract key of this installation.
 	Self = "self"
@@ -41,6 +45,7 @@ const (
 func (c *Config) applyDefaults(base string) {
 	str(&c.Listen, DefaultListen)
 	str(&c.ControlListen, DefaultControlListen)
+	str(&c.ForwardListen, DefaultForwardListen)
 	str(&c.DataDir, DefaultDataDir)
 	str(&c.LoopbackModel.Listen, DefaultLoopback)
 	str(&c.Evidence.Mode, DefaultMode)
@@ -118,7 +123,7 @@ func (c *Config) defaultPaths(base string) {
 	str(&c.Evidence.Dir, filepath.Join(c.DataDir, "evidence"))
 	str(&c.AdminTokenFile, filepath.Join(c.DataDir, "admin-token"))
 	str(&c.Envoy.Dir, filepath.Join(c.DataDir, "envoy"))
-	for _, p := range []*string{&c.ContractsDir, &c.Evidence.Dir, &c.AdminTokenFile, &c.Envoy.Path, &c.Envoy.Dir} {
+	for _, p := range []*string{&c.ContractsDir, &c.Evidence.Dir, &c.AdminTokenFile, &c.Envoy.Path, &c.Envoy.Dir, &c.Egress.CAFile} {
 		abs(p, base)
 	}
 	for i := range c.Upstreams {

@@ -3,7 +3,9 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -18,6 +20,7 @@ func (c *Config) problems() Problems {
 	v.ports(c)
 	v.upstreams(c)
 	v.secretClasses(c)
+	v.egress(c.Egress)
 	v.rest(c)
 	return v.found
 }
@@ -44,6 +47,9 @@ func (v *validator) ports(c *Config) {
 	}
 	check("listen", c.Listen)
 	check("control_listen", c.ControlListen)
+	if c.Forward() {
+		check("forward_listen", c.ForwardListen)
+	}
 	if c.LoopbackModel.On() {
 		check("loopback_model.listen", c.LoopbackModel.Listen)
 	}
@@ -155,6 +161,20 @@ func (v *validator) secretClasses(c *Config) {
 		seen[s.Name] = i
 		if s.TTL < 0 {
 			v.bad(at+".ttl", "use a positive duration such as 10m", "is negative")
+		}
+	}
+}
+
+func (v *validator) egress(e Egress) {
+	for _, name := range slices.Sorted(maps.Keys(e.Hosts)) {
+		at := "egress.hosts." + name
+		if name == "" || name != strings.ToLower(name) || strings.ContainsAny(name, ":/* ") || strings.HasSuffix(name, ".") {
+			v.bad(at, "write the name in lower case, without port, path, star or final dot", "%q is no host name", name)
+		}
+		for _, text := range e.Hosts[name] {
+			if _, err := netip.ParseAddr(text); err != nil {
+				v.bad(at, "write IP addresses, e.g. [10.0.0.7]", "%q is no address", text)
+			}
 		}
 	}
 }

@@ -37,6 +37,7 @@ const (
 // Ready is what the ready file says.
 type Ready struct {
 	GatewayURL        string           `json:"gateway_url"`
+	ForwardURL        string           `json:"forward_url,omitempty"` // for HTTPS_PROXY; missing without a forward door
 	ControlURL        string           `json:"control_url"`
 	AdminTokenFile    string           `json:"admin_token_file"`
 	ContractHash      string           `json:"contract_hash"`
@@ -60,6 +61,9 @@ func (s *system) introduce(ctx context.Context) (*Ready, error) {
 		GatewayURL: "http://" + dialable(c.Listen), ControlURL: "http://" + dialable(c.ControlListen),
 		AdminTokenFile: c.AdminTokenFile, GatewaySignerDID: t.GatewaySigners[0], ContractSignerDID: t.ContractSigners[0],
 		EvidenceDir: c.Evidence.Dir, EnvoyVersion: s.envoyVersion, PIDs: s.pids(),
+	}
+	if c.Forward() {
+		r.ForwardURL = "http://" + dialable(c.ForwardListen)
 	}
 	r.IssuerJWKSURL = r.ControlURL + "/v1/jwks"
 	if slices.Contains(c.TrustedContractSigners, config.Self) {

@@ -22,6 +22,7 @@ import (
 // Ready is the ready file that `sallyport up --ready-file` writes.
 type Ready struct {
 	GatewayURL        string           `json:"gateway_url"`
+	ForwardURL        string           `json:"forward_url"`
 	ControlURL        string           `json:"control_url"`
 	AdminTokenFile    string           `json:"admin_token_file"`
 	ContractHash      string           `json:"contract_hash"`
@@ -118,7 +119,7 @@ func (s *System) config(o Options) string {
 		mode = "sealed"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "listen: %s\ncontrol_listen: %s\ndata_dir: %s\n", FreeAddr(s.t), FreeAddr(s.t), filepath.Join(s.Dir, "data"))
+	fmt.Fprintf(&b, "listen: %s\ncontrol_listen: %s\nforward_listen: %s\ndata_dir: %s\n", FreeAddr(s.t), FreeAddr(s.t), FreeAddr(s.t), filepath.Join(s.Dir, "data"))
 	dir := ""
 	if o.EvidenceDir != "" {
 		dir = ", dir: " + o.EvidenceDir
