@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// WriteCertificates makes a certificate authority and one certificate for localhost, good for both ends of a link:
-// ca.pem, cert.pem, key.pem.
-func WriteCertificates(t testing.TB, dir string) {
+// WriteCertificates makes a certificate authority and one certificate for localhost and further names, good for both ends
+// of a link: ca.pem, cert.pem, key.pem.
+func WriteCertificates(t testing.TB, dir string, names ...string) {
 	t.Helper()
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
@@ -29,7 +29,7 @@ func WriteCertificates(t testing.TB, dir string) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: append([]string{"localhost"}, names...),
 		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}

@@ -39,6 +39,7 @@ type Ready struct {
 // Options chooses what to start. The zero value is the embedded default with the test's own upstream.
 type Options struct {
 	BuiltIn  bool   // the built-in model and the default upstreams instead of the test's own
+	Bare     bool   // neither: Extra has the upstreams and secret classes
 	Weaken   string // build with the weaken tag and take this defence away
 	RedisURL string // "" for the embedded store
 	Replicas int    // ext_proc processes; 0 means one
@@ -130,6 +131,10 @@ func (s *System) config(o Options) string {
 	}
 	if o.BuiltIn {
 		fmt.Fprintf(&b, "loopback_model: {listen: %q}\n", FreeAddr(s.t))
+		b.WriteString(o.Extra)
+		return b.String()
+	}
+	if o.Bare {
 		b.WriteString(o.Extra)
 		return b.String()
 	}

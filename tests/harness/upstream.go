@@ -2,12 +2,14 @@ package harness
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -44,6 +46,23 @@ func NewUpstream(t testing.TB) *Upstream {
 	t.Cleanup(u.Close)
 	return u
 }
+
+// NewSecureUpstream starts one that speaks TLS (HTTP/1.1 and HTTP/2) under the given names; dir gets its ca.pem.
+func NewSecureUpstream(t testing.TB, dir string, names ...string) *Upstream {
+	WriteCertificates(t, dir, names...)
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+	must(t, err)
+	u := &Upstream{Chunks: 5}
+	u.srv = httptest.NewUnstartedServer(u)
+	u.srv.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	u.srv.EnableHTTP2 = true
+	u.srv.StartTLS()
+	t.Cleanup(u.Close)
+	return u
+}
+
+// Port is where it listens on 127.0.0.1.
+func (u *Upstream) Port() string { return u.srv.URL[strings.LastIndexByte(u.srv.URL, ':')+1:] }
 
 // Close stops it before the test's end.
 func (u *Upstream) Close() { u.srv.CloseClientConnections(); u.srv.Close() }
