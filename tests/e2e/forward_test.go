@@ -18,6 +18,7 @@ import (
 // The names under which the test's own TLS server is reached. No resolver knows them but the gateway's configuration.
 const (
 	modelHost   = "models.example.com"
+	claudeHost  = "claude.example.com"
 	dataHost    = "data.example.com"
 	otherHost   = "other.example.com"   // in no contract
 	privateHost = "private.example.com" // allowed by name, but not at a private address
@@ -34,11 +35,12 @@ type outside struct {
 func forwardContract(port string) map[string]any {
 	var c map[string]any
 	text := fmt.Sprintf(`{"policy_kind":"wpc","policy_version":"v1","tools":{"allow":[],"deny":[]},
-		"models":[{"provider":"openai","models":["gpt-4o-mini"]}],
+		"models":[{"provider":"openai","models":["gpt-4o-mini"]},{"provider":"anthropic","models":["claude-3-5-haiku"]}],
 		"egress":{"default":"deny","rules":[
 			{"host":%[2]q,"ports":[%[1]s],"methods":["GET","HEAD"],"path_prefixes":["/public"],"cidrs":["127.0.0.0/8"]},
+			{"host":%[2]q,"ports":[%[1]s],"path_prefixes":["/public/mcp"],"cidrs":["127.0.0.0/8"]},
 			{"host":%[3]q,"ports":[%[1]s]}]},
-		"secrets":{"minting":"cst_required","allowed_secret_classes":["openai_key"],"max_ttl_seconds":60},
+		"secrets":{"minting":"cst_required","allowed_secret_classes":["openai_key","anthropic_key"],"max_ttl_seconds":60},
 		"auth":{"pin_policy_hash":true},"model_calls":{"must_route_via":"sallyport","receipts_required":true}}`, port, dataHost, privateHost)
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
 		panic(err)
@@ -49,22 +51,26 @@ func forwardContract(port string) map[string]any {
 func startOutside(t *testing.T) *outside {
 	t.Helper()
 	dir := t.TempDir()
-	o := &outside{site: harness.NewSecureUpstream(t, dir, modelHost, dataHost, otherHost, privateHost)}
-	key := filepath.Join(dir, "openai_key")
-	if err := os.WriteFile(key, []byte(harness.Credential("openai_key")), 0o600); err != nil {
-		t.Fatal(err)
+	o := &outside{site: harness.NewSecureUpstream(t, dir, modelHost, claudeHost, dataHost, otherHost, privateHost)}
+	serve(t, o.site)
+	for _, class := range []string{"openai_key", "anthropic_key"} {
+		if err := os.WriteFile(filepath.Join(dir, class), []byte(harness.Credential(class)), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ca := filepath.Join(dir, "ca.pem")
 	o.System = harness.Start(t, harness.Options{Bare: true, Extra: fmt.Sprintf(`
 loopback_model: {enabled: false}
 upstreams:
   - {name: openai, dialect: openai, url: "https://%[2]s:%[1]s", secret_class: openai_key, ca_file: %[3]q}
+  - {name: anthropic, dialect: anthropic, url: "https://%[8]s:%[1]s", secret_class: anthropic_key, ca_file: %[3]q}
 secret_classes:
-  - {name: openai_key, from: "file:%[4]s", hosts: ["%[2]s:%[1]s"]}
+  - {name: openai_key, from: "file:%[4]s/openai_key", hosts: ["%[2]s:%[1]s"]}
+  - {name: anthropic_key, from: "file:%[4]s/anthropic_key", hosts: ["%[8]s:%[1]s"]}
 egress:
   ca_file: %[3]q
-  hosts: {%[2]s: [127.0.0.1], %[5]s: [127.0.0.1], %[6]s: [127.0.0.1], %[7]s: [127.0.0.1]}
-`, o.site.Port(), modelHost, ca, key, dataHost, otherHost, privateHost)})
+  hosts: {%[2]s: [127.0.0.1], %[8]s: [127.0.0.1], %[5]s: [127.0.0.1], %[6]s: [127.0.0.1], %[7]s: [127.0.0.1]}
+`, o.site.Port(), modelHost, ca, dir, dataHost, otherHost, privateHost, claudeHost)})
 	o.contract = o.Publish(forwardContract(o.site.Port()))
 	return o
 }

@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -86,7 +84,7 @@ var sdkRefused = map[string]bool{
 // refused ones show 451 and our code after exactly one request. Nothing else leaves a receipt.
 func TestPythonSDKs(t *testing.T) {
 	t.Parallel()
-	python := sdkPython(t)
+	python := harness.PythonPackages(t, "sdk/requirements.txt").Bin("python3")
 	s := harness.Start(t, harness.Options{BuiltIn: true})
 	before := s.Evidence() // starting checks itself with calls of its own
 	cases := runSDKs(t, python, s)
@@ -213,36 +211,4 @@ func runSDKs(t *testing.T, python string, s *harness.System) []sdkCase {
 		}
 		cases = append(cases, c)
 	}
-}
-
-// sdkPython is a Python that has the SDKs, in an environment of its own below .tools, made once for each version of
-// requirements.txt.
-func sdkPython(t *testing.T) string {
-	t.Helper()
-	requirements := filepath.Join(harness.Root(), "tests", "sdk", "requirements.txt")
-	raw, err := os.ReadFile(requirements)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.Sum256(raw)
-	dir := filepath.Join(harness.Root(), ".tools", "sdk-venv", hex.EncodeToString(sum[:6]))
-	python, done := filepath.Join(dir, "bin", "python3"), filepath.Join(dir, "complete")
-	if _, err := os.Stat(done); err == nil {
-		return python
-	}
-	for _, args := range [][]string{
-		{"python3", "-m", "venv", "--clear", dir},
-		{python, "-m", "pip", "install", "--quiet", "-r", requirements},
-	} {
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			if os.Getenv("CI") == "true" {
-				t.Fatalf("%v: %v\n%s", args, err, out)
-			}
-			t.Skipf("the SDKs cannot be installed: %v: %v\n%s", args, err, out)
-		}
-	}
-	if err := os.WriteFile(done, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return python
 }

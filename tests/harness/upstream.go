@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/base64"
@@ -100,14 +101,17 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
 	if u.Handle != nil {
 		u.Handle(w, r)
 		return
 	}
-	u.chat(w, body)
+	u.Chat(w, r)
 }
 
-func (u *Upstream) chat(w http.ResponseWriter, body []byte) {
+// Chat answers a chat completion.
+func (u *Upstream) Chat(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body) // read from memory: ServeHTTP has it already
 	var req struct {
 		Model  string
 		Stream bool
