@@ -22,9 +22,10 @@ import (
 const (
 	// DefaultTTL is how long Envoy may keep an answer: short, so that what is withdrawn or moved is noticed.
 	DefaultTTL = 5 * time.Second
-	// MinTTL and MaxTTL bound Config.TTL. Below a second Envoy would ask for each call; above thirty, a contract that is
-	// withdrawn would be in force for too long.
-	MinTTL, MaxTTL = time.Second, 30 * time.Second
+	// MinTTL is the least Config.TTL: below, Envoy would ask for each call.
+	MinTTL = time.Second
+	// MaxTTL is the greatest: above, a contract that is withdrawn would be in force for too long.
+	MaxTTL = 30 * time.Second
 	// DefaultTimeout bounds one lookup; c-ares asks again after about five seconds.
 	DefaultTimeout = 4 * time.Second
 	// DefaultConcurrency is how many questions are worked on at once. A name that nobody answers takes its place for

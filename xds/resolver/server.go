@@ -160,7 +160,7 @@ func (s *Server) serveTCP(ctx context.Context, all *sync.WaitGroup) error {
 		}
 		all.Go(func() {
 			defer func() { <-s.conns }()
-			defer conn.Close()
+			defer func() { _ = conn.Close() }()
 			defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 			if peer.IP.IsLoopback() {
 				s.talk(ctx, conn)
