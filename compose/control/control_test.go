@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -211,6 +212,28 @@ func TestUnixClientKeepsNoConnection(t *testing.T) {
 		case <-closed:
 		case <-time.After(20 * time.Second):
 			t.Fatal("a connection stays open")
+		}
+	}
+}
+
+// The certificate authority signs for this machine's own processes, over the issuer's socket. No path of the control API
+// leads there, however it is written.
+func TestCertificateAuthorityIsNotExposed(t *testing.T) {
+	var signed atomic.Int32
+	mux := http.NewServeMux() // as the issuer's, which reads a path without decoding it
+	mux.HandleFunc("POST /v1/ca/", func(http.ResponseWriter, *http.Request) { signed.Add(1) })
+	mux.HandleFunc("POST /v1/tokens/issue", func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "issuer "+r.URL.Path) })
+	issuer := onSocket(t, "issuer.sock", mux)
+	h := newAPI(t, issuer, nil, NewStatus("xds", "test"))
+	if w := ask(h, "POST", "/v1/tokens/issue", ""); w.Body.String() != "issuer /v1/tokens/issue" {
+		t.Fatalf("the issuer is not reached at all: %d %s", w.Code, w.Body)
+	}
+	for _, path := range []string{
+		"/v1/ca/leaf", "/v1/ca/certificate", "/v1/ca/", "/v1/CA/leaf", "//v1/ca/leaf", "/v1/tokens/../ca/leaf", "/v1/tokens/%2e%2e/ca/leaf",
+		"/v1/keys/..%2fca/leaf", "/v1/keys/./../ca/leaf",
+	} {
+		if w := ask(h, "POST", path, "{}"); w.Code == http.StatusOK || signed.Load() > 0 {
+			t.Errorf("%s: %d %s, reached the authority %d times", path, w.Code, w.Body, signed.Load())
 		}
 	}
 }

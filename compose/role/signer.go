@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"sallyport/compose/config"
+	"sallyport/signer/ca"
 	"sallyport/signer/contract"
 	"sallyport/signer/envelope"
 	"sallyport/signer/evlog"
@@ -113,12 +115,19 @@ func (p *Process) issuer(keys *Keys) (iss *issuer.Issuer, closeAll func(), err e
 	if created {
 		p.Log.Warn("an administrator key was generated", slog.String("file", c.AdminTokenFile))
 	}
+	authority, created, err := ca.OpenOrCreate(ca.Config{Dir: filepath.Join(c.KeysDir(), "ca")}, time.Now())
+	if err != nil {
+		return nil, nil, err
+	}
+	if created {
+		p.Log.Warn("a certificate authority for programs under a contract was made", slog.String("dir", filepath.Join(c.KeysDir(), "ca")))
+	}
 	rev, err := issuer.OpenRevocations(c.IssuerDir(), p.Log)
 	if err != nil {
 		return nil, nil, err
 	}
 	iss, err = issuer.New(issuer.Config{
-		Ring: keys.Issuer, Revocations: rev, Admin: admin, Dir: c.IssuerDir(),
+		Ring: keys.Issuer, Revocations: rev, Admin: admin, Dir: c.IssuerDir(), CA: authority,
 		SignContract: func(payload []byte, at time.Time) (*envelope.Envelope, error) {
 			return contract.Sign(payload, keys.Contract.Active(), at)
 		},

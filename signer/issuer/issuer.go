@@ -41,6 +41,7 @@ type Config struct {
 	Policy      ScopePolicy     // zero means DefaultScopePolicy
 	// SignContract seals a contract's payload with the contract ring (package contract has it); nil: signing answers 503.
 	SignContract func(payload []byte, at time.Time) (*envelope.Envelope, error)
+	CA           Authority // signs leaf certificates; nil: that answers 503
 	// GatewayDID and ContractDIDs are published beside the issuer's own key, for whoever verifies.
 	GatewayDID   string
 	ContractDIDs []string
@@ -153,6 +154,8 @@ func (i *Issuer) Handler() http.Handler {
 	mux.HandleFunc("GET /v1/revocations/events", i.admin(i.revocationEvents))
 	mux.HandleFunc("GET /v1/revocations/stream", i.admin(i.revocationStream))
 	mux.HandleFunc("POST /v1/contracts/sign", i.admin(i.signContract))
+	mux.HandleFunc("POST /v1/ca/leaf", i.admin(i.caLeaf))
+	mux.HandleFunc("POST /v1/ca/certificate", i.admin(i.caCertificate))
 	mux.HandleFunc("POST /v1/keys/rotate", i.admin(i.rotate))
 	mux.HandleFunc("GET /v1/jwks", open(i.jwks))
 	mux.HandleFunc("GET /v1/did", open(i.did))
