@@ -1,0 +1,136 @@
+package role
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"sallyport/signer/contract"
+	"sallyport/xds/compile"
+	"sallyport/xds/leaf"
+	"sallyport/xds/reach"
+	"sallyport/xds/registry"
+	"sallyport/xds/resolver"
+)
+
+// GatewayName is the name of the forward door itself: of its certificate, and of the base URLs that are reached by it.
+const GatewayName = "gateway.sallyport.internal"
+
+// forward is what the forward door needs of the control plane: which hosts contracts name, certificates for them, and
+// their addresses.
+type forward struct {
+	hosts     *reach.Index
+	upstreams []compile.Upstream
+	signer    *leaf.Signer
+	leaves    *leaf.Cache
+	resolver  *resolver.Server
+}
+
+func (p *Process) newForward(ups []compile.Upstream) (*forward, error) {
+	c := p.Config
+	admin, err := os.ReadFile(c.AdminTokenFile)
+	if err != nil {
+		return nil, fmt.Errorf("the forward door asks the signer for certificates with the administrator's key: %w", err)
+	}
+	f := &forward{hosts: reach.New(), upstreams: ups, signer: leaf.NewSigner(IssuerSocket(c), strings.TrimSpace(string(admin)))}
+	f.leaves, err = leaf.New(leaf.Config{Allowed: f.open, Sign: f.signer.Sign})
+	if err != nil {
+		return nil, err
+	}
+	f.resolver, err = resolver.New(resolver.Config{
+		Listen: "127.0.0.1:0", Hosts: c.Egress.Addresses(), Permitted: f.hosts.Private, Metrics: p.Status.Registry, Log: p.Log,
+	})
+	return f, err
+}
+
+// open says whether TLS may be ended under a name.
+func (f *forward) open(host string) bool { return host == GatewayName || f.hosts.Open(host) }
+
+// put has a contract's hosts in force.
+func (f *forward) put(c *contract.Contract) { f.hosts.Put(c.Hash, f.places(c)) }
+
+// places are the hosts of a contract: the providers' that it allows, its tools' and its egress rules'.
+func (f *forward) places(c *contract.Contract) []reach.Place {
+	var out []reach.Place
+	for _, u := range f.upstreams {
+		if u.URL.Scheme == "https" && allowsProvider(c, u.Provider) {
+			out = append(out, reach.Place{Host: strings.ToLower(u.URL.Hostname()), Open: true})
+		}
+	}
+	for _, b := range c.Bindings() {
+		if b.Host != "" {
+			out = append(out, reach.Place{Host: b.Host, Open: true})
+		}
+	}
+	for _, r := range c.Egress() {
+		out = append(out, reach.Place{
+			Host: r.Host, Below: r.Subdomains, OnlyBelow: r.OnlySubdomains, Open: r.Inspect == "" || r.Inspect == "full", CIDRs: r.Prefixes(),
+		})
+	}
+	return out
+}
+
+func allowsProvider(c *contract.Contract, provider string) bool {
+	providers := c.Providers()
+	return slices.Contains(providers, provider) || slices.Contains(providers, "*")
+}
+
+// authority answers GET /v1/ca.pem?policy_hash=HASH with the certificate authority that programs under this contract have to
+// trust. It is good for the hosts of that contract, and for the gateway, only.
+func (f *forward) authority(reg *registry.Registry, log *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		pem, err := f.certificate(r.Context(), reg, r.URL.Query().Get("policy_hash"))
+		switch {
+		case errors.Is(err, errNoContract):
+			answerError(w, http.StatusNotFound, "WPC_NOT_FOUND", err.Error())
+		case err != nil:
+			log.Error("no certificate authority for a contract", slog.Any("error", err))
+			answerError(w, http.StatusServiceUnavailable, "CA_UNAVAILABLE", "the signer gives no certificate authority now; the log of this gateway says why")
+		default:
+			w.Header().Set("Content-Type", "application/x-pem-file")
+			w.Header().Set("Cache-Control", "no-store")
+			_, _ = w.Write(pem) // the reader left; nothing to do about it
+		}
+	})
+}
+
+var errNoContract = errors.New("policy_hash names no contract of this registry")
+
+func (f *forward) certificate(ctx context.Context, reg *registry.Registry, hash string) ([]byte, error) {
+	env, err := reg.Get(hash)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoContract, err)
+	}
+	c, err := contract.Parse(env.Payload)
+	if err != nil {
+		return nil, err
+	}
+	names, addresses := []string{GatewayName}, []netip.Prefix{}
+	for _, p := range f.places(c) {
+		ip, err := netip.ParseAddr(p.Host)
+		switch {
+		case !p.Open:
+		case err == nil:
+			addresses = append(addresses, netip.PrefixFrom(ip, ip.BitLen()))
+		case p.OnlyBelow:
+			names = append(names, "."+p.Host)
+		default:
+			names = append(names, p.Host)
+		}
+	}
+	slices.Sort(names)
+	return f.signer.Certificate(ctx, slices.Compact(names), addresses)
+}
+
+func answerError(w http.ResponseWriter, status int, code, message string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]string{"error": code, "message": message}) // the reader left; nothing to do about it
+}
