@@ -4,13 +4,16 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
 	"time"
 
 	"sallyport/signer/ca"
+	"sallyport/signer/jcs"
 )
 
 // Authority signs the certificates with which Envoy ends TLS for programs under a contract; *ca.Authority is one.
@@ -48,8 +51,29 @@ func (i *Issuer) caLeaf(r *http.Request, who string) (any, *refusal) {
 	if err != nil {
 		return nil, i.caRefusal(err)
 	}
+	if err := i.recordLeaf(q.Host, chain, notAfter, who); err != nil {
+		return nil, i.caRefusal(err)
+	}
 	i.cfg.Log.Info("a leaf certificate was signed", slog.String("host", q.Host), slog.Time("not_after", notAfter), slog.String("by", who))
 	return leafAnswer{string(chain), notAfter.UTC()}, nil
+}
+
+// leafRecord is one line of leaves.jsonl: what could have ended TLS for which host, and until when.
+type leafRecord struct {
+	Host      string `json:"host"`
+	ChainHash string `json:"chain_hash_b64u"` // SHA-256 of the PEM as it was given out
+	Iat       int64  `json:"iat"`             // Unix seconds
+	Exp       int64  `json:"exp"`             // Unix seconds
+	IssuedBy  string `json:"issued_by"`
+}
+
+// recordLeaf puts the leaf on record before it is given out.
+func (i *Issuer) recordLeaf(host string, chain []byte, notAfter time.Time, who string) error {
+	line, err := json.Marshal(leafRecord{host, jcs.Hash(chain), i.cfg.Now().Unix(), notAfter.Unix(), who})
+	if err != nil {
+		return fmt.Errorf("leaf record: %w", err)
+	}
+	return i.leaves.append(line)
 }
 
 type caCertificateRequest struct {

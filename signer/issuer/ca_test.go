@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -73,6 +74,10 @@ func TestLeafAndWhatTrustsIt(t *testing.T) {
 	}
 	if log := g.log.String(); !strings.Contains(log, "host=api.example.com") {
 		t.Errorf("the log does not name the host: %s", log)
+	}
+	line, err := os.ReadFile(filepath.Join(g.dir, "issuer", "leaves.jsonl"))
+	if err != nil || strings.Count(string(line), "\n") != 1 || !strings.Contains(string(line), `"host":"api.example.com"`) {
+		t.Errorf("on record: %q, %v", line, err)
 	}
 	for name, x := range map[string]struct {
 		body string
@@ -151,5 +156,17 @@ func TestCertificatesWithoutAnAuthority(t *testing.T) {
 	g.at = g.at.AddDate(20, 0, 0)
 	if status, a := g.call("POST", "/v1/ca/certificate", `{"dns":["a.test"]}`); status != 503 || a["error"] != "CA_UNAVAILABLE" {
 		t.Errorf("after its end: %d %v", status, a)
+	}
+}
+
+// A leaf that cannot be put on record is not given out.
+func TestLeafThatCannotBeRecorded(t *testing.T) {
+	g := newCARig(t, ca.Config{})
+	if err := g.leaves.close(); err != nil {
+		t.Fatal(err)
+	}
+	status, a := g.call("POST", "/v1/ca/leaf", object(reply{"host": "a.test", "public_key": p256(t)}))
+	if status != 503 || a["error"] != "CA_UNAVAILABLE" || a["chain_pem"] != nil {
+		t.Errorf("%d %v", status, a)
 	}
 }

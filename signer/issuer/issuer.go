@@ -37,7 +37,7 @@ type Config struct {
 	Ring        *keyring.Ring   // signs the tokens
 	Revocations RevocationStore // nil: revoking answers 503
 	Admin       Authenticator   // nil: what needs an administrator answers 503
-	Dir         string          // where issuance.jsonl is kept
+	Dir         string          // where issuance.jsonl and leaves.jsonl are kept
 	Policy      ScopePolicy     // zero means DefaultScopePolicy
 	// SignContract seals a contract's payload with the contract ring (package contract has it); nil: signing answers 503.
 	SignContract func(payload []byte, at time.Time) (*envelope.Envelope, error)
@@ -69,6 +69,7 @@ func (c *Config) Validate() error {
 type Issuer struct {
 	cfg    Config
 	issued *journal
+	leaves *journal // of certificates; nil without an authority
 
 	mu      sync.Mutex
 	state   trust.State
@@ -91,22 +92,38 @@ func New(cfg Config) (*Issuer, error) {
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
 	}
-	path := filepath.Join(cfg.Dir, "issuance.jsonl")
-	// What was issued is for auditors; this process does not need it back.
-	issued, torn, err := openJournal(path, func([]byte) error { return nil })
-	if err != nil {
+	i := &Issuer{cfg: cfg, changed: make(chan struct{})}
+	var err error
+	if i.issued, err = openRecord(cfg, "issuance.jsonl"); err != nil {
 		return nil, err
 	}
-	if torn > 0 {
-		cfg.Log.Warn("the last issuance record was cut off while it was written; its token was not given out", slog.String("file", path), slog.Int("bytes", torn))
+	if cfg.CA != nil {
+		if i.leaves, err = openRecord(cfg, "leaves.jsonl"); err != nil {
+			return nil, errors.Join(err, i.issued.close())
+		}
 	}
-	i := &Issuer{cfg: cfg, issued: issued, changed: make(chan struct{})}
 	i.Refresh()
 	return i, nil
 }
 
-// Close lets go of the record of issued tokens.
-func (i *Issuer) Close() error { return i.issued.close() }
+// openRecord opens a journal of what was given out. It is for auditors; this process does not need it back.
+func openRecord(cfg Config, name string) (*journal, error) {
+	path := filepath.Join(cfg.Dir, name)
+	j, torn, err := openJournal(path, func([]byte) error { return nil })
+	if torn > 0 {
+		cfg.Log.Warn("the last record was cut off while it was written; what it is about was not given out", slog.String("file", path), slog.Int("bytes", torn))
+	}
+	return j, err
+}
+
+// Close lets go of the records of issued tokens and leaves.
+func (i *Issuer) Close() error {
+	err := i.issued.close()
+	if i.leaves != nil {
+		err = errors.Join(err, i.leaves.close())
+	}
+	return err
+}
 
 // Refresh makes a new snapshot of keys and withdrawals and tells whoever waits on Changed. The issuer calls it itself
 // after what it changes; call it after the ring was rotated by other hands.
