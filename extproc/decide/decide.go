@@ -3,6 +3,7 @@
 package decide
 
 import (
+	"strings"
 	"time"
 
 	"sallyport/signer/code"
@@ -11,26 +12,49 @@ import (
 )
 
 // ModelInvoke is the action of every call to a model provider's endpoint.
-const ModelInvoke = "model:invoke"
+const ModelInvoke = contract.ModelInvoke
 
 // Ask is what a call asks for, as a dialect read it from the request.
 type Ask struct {
 	Provider    string // name that contracts use, e.g. "openai"
 	Model       string // "" where the request names none
 	Method      string
+	Egress      bool   // the call goes to a host that is no model provider's; Provider is then that host
 	Host        string // upstream authority, without a default port
 	Path        string // upstream path, without query
 	SecretClass string // class that the operator bound to the upstream; "" where the upstream needs none
 	BodyBytes   int64  // size of the request's body
 }
 
+// Action is what contracts call what is asked for.
+func (a Ask) Action() string {
+	if a.Egress {
+		return contract.NetworkEgress
+	}
+	return ModelInvoke
+}
+
 // Resource is how contracts name what is asked for.
-func (a Ask) Resource() string { return a.Provider + "/" + a.Model }
+func (a Ask) Resource() string {
+	if a.Egress {
+		return a.Method + " " + a.Host + a.Path
+	}
+	return a.Provider + "/" + a.Model
+}
+
+// scope is the provider that the token's scope must reach: for a host that is no provider's, a scope without a name.
+func (a Ask) scope() string {
+	if a.Egress {
+		return ""
+	}
+	return a.Provider
+}
 
 // Verdict is the outcome. Denial is nil exactly where the call may pass.
 type Verdict struct {
 	Denial       *code.Denial
 	SIDs         []string      // statements that decided
+	SecretClass  string        // that the call gets its credential from; "" for none
 	SecretMaxTTL time.Duration // longest life of the credential; 0 where the contract sets none
 }
 
@@ -40,24 +64,31 @@ func Decide(c *contract.Contract, t *token.Token, a Ask, now time.Time) Verdict 
 	if d := pinned(c, t); d != nil {
 		return Verdict{Denial: d}
 	}
-	if !t.AllowsProvider(a.Provider) {
+	if !t.AllowsProvider(a.scope()) {
 		return Verdict{Denial: code.Deny(code.TokenInsufficientScope, "provider %s asked", a.Provider)}
 	}
-	v := c.Decide(contract.Ask{Action: ModelInvoke, Resource: a.Resource(), Context: modelContext(t, a, now)}, now)
+	v := c.Decide(contract.Ask{Action: a.Action(), Resource: a.Resource(), Context: callContext(t, a, now)}, now)
 	if !v.Allow {
 		d := v.Denial
 		if d == nil {
-			d = code.Deny(code.PolicyActionNotAllowed, "%s on %s", ModelInvoke, a.Resource())
+			d = code.Deny(code.PolicyActionNotAllowed, "%s on %s", a.Action(), a.Resource())
 		}
 		return Verdict{Denial: d, SIDs: v.SIDs}
 	}
-	if a.SecretClass != "" && !c.AllowsSecretClass(a.SecretClass) {
-		return Verdict{Denial: code.Deny(code.PolicySecretNotAllowed, "class %s", a.SecretClass), SIDs: v.SIDs}
+	class := a.SecretClass
+	if a.Egress {
+		if len(v.SecretClasses) > 1 {
+			return Verdict{Denial: code.Deny(code.PolicySecretNotAllowed, "the call may use %d classes, and cannot say which; bind the tool to one", len(v.SecretClasses)), SIDs: v.SIDs}
+		}
+		class = strings.Join(v.SecretClasses, "") // one or none
+	}
+	if class != "" && !c.AllowsSecretClass(class) {
+		return Verdict{Denial: code.Deny(code.PolicySecretNotAllowed, "class %s", class), SIDs: v.SIDs}
 	}
 	if most := c.Limits().MaxRequestBytes; most > 0 && a.BodyBytes > most {
 		return Verdict{Denial: code.Deny(code.PayloadTooLarge, "%d bytes; the contract's limits.max_request_bytes is %d", a.BodyBytes, most), SIDs: v.SIDs}
 	}
-	return Verdict{SIDs: v.SIDs, SecretMaxTTL: c.MaxSecretTTL()}
+	return Verdict{SIDs: v.SIDs, SecretClass: class, SecretMaxTTL: c.MaxSecretTTL()}
 }
 
 // pinned checks that token and contract belong together, in both directions.
@@ -74,14 +105,18 @@ func pinned(c *contract.Contract, t *token.Token) *code.Denial {
 	return nil
 }
 
-// modelContext is the context of WIRE 5.2 as far as it is known before the call leaves. A key that is not known is left
+// callContext is the context of WIRE 5.2 as far as it is known before the call leaves. A key that is not known is left
 // out, so that a condition on it cannot be met by accident.
-func modelContext(t *token.Token, a Ask, now time.Time) map[string]string {
+func callContext(t *token.Token, a Ask, now time.Time) map[string]string {
 	ctx := map[string]string{
 		"Agent:DID":               t.Sub,
-		"Model:Provider":          a.Provider,
 		"SideEffect:TargetDomain": a.Host,
 		"Context:Hour":            now.UTC().Format("15"),
+	}
+	if a.Egress {
+		ctx["SideEffect:TargetDomain"], _, _ = strings.Cut(a.Host, ":")
+	} else {
+		ctx["Model:Provider"] = a.Provider
 	}
 	if a.Model != "" {
 		ctx["Model:Name"] = a.Model

@@ -40,16 +40,25 @@ func isOf(s, others string) bool {
 func (x *exchange) requestHeaders(m *message.Request) (*message.Response, error) {
 	var d *code.Denial
 	x.req, d = readHeaders(m.Headers)
-	x.req.peer = m.Attribute("source.address")
+	var unknown *code.Denial
+	x.from, unknown = originOf(m)
+	x.req.peer = x.from.peer
 	x.refusal.Method, x.refusal.Path, x.refusal.Peer = x.req.method, clip(x.req.path), x.req.peer
 	x.req.peer = withoutPort(x.req.peer)
+	if d == nil {
+		d = unknown
+	}
 	if d == nil {
 		d = x.identify()
 	}
 	switch {
 	case d != nil:
 		return x.refuse(d), nil
-	case m.EndOfStream || x.contract == nil:
+	case x.contract == nil:
+		return nil, errLater
+	case x.isConnect():
+		return x.open(), nil
+	case m.EndOfStream:
 		return nil, errLater
 	}
 	x.phase = phaseBody
@@ -65,6 +74,9 @@ func (x *exchange) decide(ctx context.Context, m *message.Request) *message.Resp
 		if x.contract, d = x.gate.contracts.get(ctx, x.token.PolicyHash); d != nil {
 			return x.refuse(d)
 		}
+	}
+	if x.isConnect() {
+		return x.open()
 	}
 	if m.Kind == message.RequestHeaders && !m.EndOfStream {
 		x.phase = phaseBody
@@ -86,18 +98,21 @@ func (x *exchange) decide(ctx context.Context, m *message.Request) *message.Resp
 
 // identify finds out who asks, by which door, and under which contract if that is at hand. It consumes nothing.
 func (x *exchange) identify() *code.Denial {
+	var routeDenial *code.Denial
 	r := x.req
-	// The door comes first only so that refusals look native to the client; it decides nothing.
-	if d := canonicalPath(r.path); d != nil {
-		return d
-	}
-	dest, routeDenial := x.gate.doors.route(r)
-	x.dest = dest
-	if dest != nil {
-		x.refusal.Provider, x.refusal.Host = dest.Provider, dest.name
-	}
-	if d := x.authenticate(); d != nil {
-		return d
+	if x.isConnect() {
+		if d := x.connect(); d != nil {
+			return d
+		}
+	} else {
+		// The door comes first only so that refusals look native to the client; it decides nothing.
+		var d *code.Denial
+		if routeDenial, d = x.find(); d != nil {
+			return d
+		}
+		if d := x.authenticate(); d != nil {
+			return d
+		}
 	}
 	if routeDenial != nil {
 		return routeDenial
@@ -105,7 +120,7 @@ func (x *exchange) identify() *code.Denial {
 	if r.upgrade != "" {
 		return code.Deny(code.UpgradeNotSupported, "%.32s", r.upgrade)
 	}
-	if r.contentEncoding != "" && !strings.EqualFold(r.contentEncoding, "identity") {
+	if r.contentEncoding != "" && !x.dest.egress() && !strings.EqualFold(r.contentEncoding, "identity") {
 		return code.Deny(code.PayloadEncoded, "%.32s", r.contentEncoding)
 	}
 	c, d := x.gate.contracts.known(x.token.PolicyHash)
@@ -113,13 +128,39 @@ func (x *exchange) identify() *code.Denial {
 	return d
 }
 
+// find gets the way out of a request. What a client must not learn without a token comes back as later.
+func (x *exchange) find() (later, now *code.Denial) {
+	r := x.req
+	var dest *destination
+	switch {
+	case x.from.door == doorReverse, x.from.door != doorInner && r.authority == GatewayName:
+		if d := canonicalPath(r.path); d != nil {
+			return nil, d
+		}
+		dest, later = x.gate.doors.route(r)
+	case x.from.door == doorInner:
+		if now = x.agree(); now == nil {
+			dest, later = x.outward("https", portHTTPS)
+		}
+	default:
+		if x.to, now = parsePlace(r.authority, portHTTP); now == nil {
+			dest, later = x.outward("http", portHTTP)
+		}
+	}
+	if x.dest = dest; dest != nil {
+		x.refusal.Provider, x.refusal.Host = dest.Provider, dest.name
+	}
+	return later, now
+}
+
 // authenticate verifies the token against the key set and the revocations of one snapshot, which the exchange keeps.
 func (x *exchange) authenticate() *code.Denial {
 	r, now := x.req, x.gate.cfg.Now()
-	raw, d := r.scopedToken(x.gate.tokens.known)
+	raw, d := r.scopedToken(x.from.token, x.gate.tokens.known)
 	if d != nil {
 		return d
 	}
+	x.raw = raw
 	r.stripCopies(raw)
 	x.trust = x.gate.cfg.Signer.Trust()
 	if x.trust == nil || x.trust.Age(now) > x.gate.cfg.Staleness {
@@ -134,9 +175,8 @@ func (x *exchange) authenticate() *code.Denial {
 	switch {
 	case x.trust.Revoked(t):
 		return code.Deny(code.TokenRevoked, "")
-	case t.Cnf != nil && t.Cnf.X5tS256 != "":
-		// A sender-constrained token (RFC 8705) needs a client certificate, which this door does not ask for.
-		return code.Deny(code.JobBindingMismatch, "the token is bound to a client certificate")
+	case !x.from.holds(t):
+		return code.Deny(code.JobBindingMismatch, "the token is bound to a client certificate, which did not come with the call")
 	case r.clientDID != "" && r.clientDID != t.Sub:
 		return code.Deny(code.TokenSubMismatch, "")
 	case t.PolicyHash == "":
@@ -165,22 +205,35 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*message.Mutation, *
 	if int64(len(body)) > x.gate.cfg.MaxBodyBytes {
 		return nil, code.Deny(code.PayloadTooLarge, "%d bytes; the limit is %d", len(body), x.gate.cfg.MaxBodyBytes)
 	}
-	seen, d := x.dest.dialect.Inspect(x.dest.call, body)
-	if d != nil {
-		return nil, d
+	var seen dialect.Body
+	if x.dest.egress() {
+		if d := x.addressed(); d != nil {
+			return nil, d
+		}
+	} else {
+		var d *code.Denial
+		if seen, d = x.dest.dialect.Inspect(x.dest.call, body); d != nil {
+			return nil, d
+		}
 	}
 	x.refusal.Model = clip(seen.Model)
-	ask := decide.Ask{Provider: x.dest.Provider, Model: seen.Model, Method: x.req.method, Host: x.dest.name, Path: x.dest.path, SecretClass: x.dest.SecretClass, BodyBytes: int64(len(body))}
+	ask := decide.Ask{
+		Provider: x.dest.Provider, Model: seen.Model, Method: x.req.method, Host: x.dest.name, Path: x.dest.path,
+		Egress: x.dest.egress(), SecretClass: x.dest.SecretClass, BodyBytes: int64(len(body)),
+	}
 	verdict := decide.Decide(x.contract, x.token, ask, now)
 	if verdict.Denial != nil && !weaken.Off("decision") {
 		return nil, verdict.Denial
+	}
+	if ask.Egress {
+		ask.SecretClass = verdict.SecretClass
 	}
 	cred, inject, d := x.credential(ctx, ask, verdict)
 	if d != nil {
 		return nil, d
 	}
 	x.intent = x.newIntent(ask, seen, body)
-	rewritten := x.rewrite(cred, inject)
+	rewritten := x.rewrite(ask.SecretClass, cred, inject)
 	if d := x.claimAndRecord(ctx); d != nil {
 		return nil, d
 	}
@@ -240,7 +293,7 @@ func (x *exchange) newIntent(ask decide.Ask, seen dialect.Body, body []byte) *re
 	return &record.Intent{
 		ID: x.id, TimeMS: x.gate.cfg.Now().UnixMilli(), RunID: x.run(), EventHash: x.req.eventHash, Nonce: nonce,
 		MissionID: t.MissionID, Subject: t.Sub, TokenHash: t.Hash, TokenScopeHash: t.TokenScopeHash, PolicyHash: t.PolicyHash,
-		Provider: ask.Provider, Model: seen.Model, Action: decide.ModelInvoke, Resource: ask.Resource(),
+		Provider: ask.Provider, Model: seen.Model, Action: ask.Action(), Resource: ask.Resource(),
 		Method: ask.Method, Host: ask.Host, Path: ask.Path, SecretClass: ask.SecretClass,
 		RequestHash: jcs.Hash(body), RequestBytes: int64(len(body)), Stream: seen.Stream || x.dest.call.StreamByPath,
 		TrustVersion: x.trust.Version, Peer: x.req.peer,

@@ -102,6 +102,9 @@ func (x *exchange) newClaim() replay.Claim {
 
 // binder is who holds the job's token, as the operator chose to tell one holder from another.
 func (x *exchange) binder() string {
+	if cnf := x.token.Cnf; cnf != nil && cnf.X5tS256 != "" {
+		return "x5t#S256=" + cnf.X5tS256
+	}
 	var b strings.Builder
 	for _, by := range x.gate.cfg.Binding {
 		b.WriteString(by)

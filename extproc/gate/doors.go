@@ -30,6 +30,7 @@ type doors struct {
 type door struct {
 	Upstream
 	dialect dialect.Dialect
+	at      place
 	host    string // authority sent upstream
 	name    string // the same without a default port: how contracts and secret classes name it
 
@@ -39,9 +40,13 @@ type door struct {
 // destination is a request's way out: which upstream, which of its endpoints.
 type destination struct {
 	*door
-	call dialect.Call
-	path string // full upstream path, without query
+	call   dialect.Call
+	path   string // full upstream path, without query
+	scheme string // http or https, of a host that is no provider's; "" of a provider
 }
+
+// egress holds for a host that the operator has not declared as a provider.
+func (d *destination) egress() bool { return d.scheme != "" }
 
 func newDoors(ups []Upstream) (*doors, error) {
 	d := &doors{byName: map[string]*door{}, bare: map[string]*door{}}
@@ -60,7 +65,7 @@ func newDoors(ups []Upstream) (*doors, error) {
 			errs = append(errs, fmt.Errorf("upstream %q: the name is empty, reserved or used twice", u.Name))
 			continue
 		}
-		dr := &door{Upstream: u, dialect: dl, host: strings.ToLower(u.URL.Host), name: nameOf(u.URL)}
+		dr := &door{Upstream: u, dialect: dl, host: strings.ToLower(u.URL.Host), name: nameOf(u.URL), at: placeOf(u.URL)}
 		d.byName[u.Name], d.inTurn = dr, append(d.inTurn, dr)
 		// A path without a door's name goes to the upstream named like the dialect, else to the first that speaks it.
 		if prev, ok := d.bare[u.Dialect]; !ok || (u.Name == u.Dialect && prev.Name != u.Dialect) {
@@ -136,6 +141,22 @@ func (d *doors) route(r *request) (*destination, *code.Denial) {
 		return &destination{door: dr}, denial
 	}
 	return &destination{door: dr, call: call, path: dialect.JoinPath(dr.URL.Path, call.UpstreamPath)}, nil
+}
+
+// placeOf is the host and port of a URL.
+func placeOf(u *url.URL) place {
+	port := portHTTP
+	if u.Scheme == "https" {
+		port = portHTTPS
+	}
+	p, _ := parsePlace(u.Host, port) // one that cannot be read is no place, and no request is for it
+	return p
+}
+
+// belowBase is what remains of a path below the path of a base URL.
+func belowBase(base, path string) (string, bool) {
+	rest, ok := strings.CutPrefix(path, strings.TrimRight(base, "/"))
+	return rest, ok && strings.HasPrefix(rest, "/")
 }
 
 // nameOf is the authority of a URL without the port that its scheme implies.

@@ -21,6 +21,7 @@ type phase int
 const (
 	phaseNew      phase = iota // nothing seen
 	phaseBody                  // the token is good, the body is awaited
+	phaseTunnel                // a tunnel is open; what goes through it comes back by the inner door
 	phaseRefused               // a refusal was given
 	phaseUpstream              // the verdict is allow, the intent is recorded, the request leaves
 	phaseAnswer                // the upstream's headers came
@@ -28,11 +29,11 @@ const (
 )
 
 func (p phase) String() string {
-	return [...]string{"new", "body", "refused", "upstream", "answer", "settled"}[p]
+	return [...]string{"new", "body", "tunnel", "refused", "upstream", "answer", "settled"}[p]
 }
 
 // verdictGiven tells whether Envoy was told what to do with the request.
-func (p phase) verdictGiven() bool { return p >= phaseRefused }
+func (p phase) verdictGiven() bool { return p >= phaseTunnel }
 
 // exchange is one request and its answer. One goroutine at a time owns it; what it shares with others is immutable.
 type exchange struct {
@@ -41,8 +42,11 @@ type exchange struct {
 	id     string
 	phase  phase
 
+	from     origin
 	req      *request
+	to       place // that it is for, at the forward doors
 	dest     *destination
+	raw      string        // the token as it came
 	trust    *client.Trust // the snapshot the exchange began with
 	token    *token.Token
 	contract *contract.Contract
@@ -71,7 +75,7 @@ func (x *exchange) close() {
 	case phaseNew, phaseBody:
 		// The client went away before it was answered: nothing left, and nothing was refused.
 		x.gate.metrics.abandoned.Inc()
-	case phaseRefused, phaseSettled:
+	case phaseTunnel, phaseRefused, phaseSettled:
 	}
 }
 

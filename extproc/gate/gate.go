@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -66,13 +67,15 @@ type Config struct {
 	Secrets                *secret.Broker
 	Signer                 Recorder
 	Binding                []string // BindRunID, BindPeerAddress
-	MaxBodyBytes           int64
-	Staleness              time.Duration
-	AdmitTimeout           time.Duration
-	SettleTimeout          time.Duration
-	Log                    *slog.Logger
-	Metrics                prometheus.Registerer
-	Now                    func() time.Time // nil means time.Now
+	// AddressAllowed says whether an address may be reached for which a contract names these prefixes; nil: none may.
+	AddressAllowed func(netip.Addr, []netip.Prefix) bool
+	MaxBodyBytes   int64
+	Staleness      time.Duration
+	AdmitTimeout   time.Duration
+	SettleTimeout  time.Duration
+	Log            *slog.Logger
+	Metrics        prometheus.Registerer
+	Now            func() time.Time // nil means time.Now
 }
 
 // Validate names everything that is missing, at once.
@@ -125,6 +128,7 @@ type Gate struct {
 	metrics   *metrics
 	workers   *workers
 	bindings  *bindings
+	outside   *door // of the hosts that are no provider's
 	lines     *lines
 	settling  *deadlines // waits for a receipt
 }
@@ -154,6 +158,7 @@ func New(cfg Config) (*Gate, error) {
 		metrics:   m,
 		workers:   newWorkers(),
 		bindings:  newBindings(),
+		outside:   newOutside(m),
 		lines:     &lines{},
 		settling:  &deadlines{after: cfg.SettleTimeout},
 	}, nil

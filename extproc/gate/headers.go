@@ -181,11 +181,18 @@ func bareCredential(header, value string) string {
 	return value
 }
 
+// placeholder holds for what `sallyport run` gives to programs in the place of an API key.
+func (c credential) placeholder() bool { return strings.Contains(c.value, "sallyport-placeholder") }
+
 // scopedToken returns the one token of the request. Two different ones are refused, and so is any credential that is
 // no scoped token: the broker did not give it, and it must not leave.
 // known tells of a text whether it is a token that was verified before.
-func (r *request) scopedToken(known func(string) bool) (string, *code.Denial) {
+// tunnel is the token of the tunnel that the request came out of, "" for none.
+func (r *request) scopedToken(tunnel string, known func(string) bool) (string, *code.Denial) {
 	creds := r.credentials
+	if tunnel != "" {
+		creds = append([]credential{{"the tunnel", tunnel}}, creds...)
+	}
 	for pair := range strings.SplitSeq(r.query, "&") {
 		if k, v, _ := strings.Cut(pair, "="); k == "key" && v != "" {
 			creds = append(creds, credential{"?key=", v})
@@ -193,6 +200,10 @@ func (r *request) scopedToken(known func(string) bool) (string, *code.Denial) {
 	}
 	if len(creds) == 0 {
 		return "", code.Deny(code.TokenRequired, "")
+	}
+	// A program that must have an API key got a placeholder, and came with its token by another way.
+	if real := slices.DeleteFunc(slices.Clone(creds), credential.placeholder); len(real) > 0 {
+		creds = real
 	}
 	tok := creds[0].value
 	for _, c := range creds {

@@ -146,7 +146,7 @@ func TestScopedTokenFromEveryCarrier(t *testing.T) {
 		for _, value := range []string{tok, " " + tok + " ", "Bearer " + tok, "bearer  " + tok, "BEARER " + tok} {
 			r, d := readHeaders(listOf(":path", "/openai/v1/models", h, value))
 			wantCode(t, d, "")
-			got, d := r.scopedToken(unknown)
+			got, d := r.scopedToken("", unknown)
 			if d != nil || got != tok {
 				t.Errorf("%s: %.12q… gives %.12q, %v", h, value, got, d)
 			}
@@ -190,7 +190,7 @@ func TestScopedToken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r, d := readHeaders(listOf(append([]string{":path", "/openai/v1/models?" + tc.query}, tc.headers...)...))
 			wantCode(t, d, "")
-			got, d := r.scopedToken(unknown)
+			got, d := r.scopedToken("", unknown)
 			wantCode(t, d, tc.want)
 			if tc.want == "" && got != a {
 				t.Errorf("took %.20q", got)
@@ -320,7 +320,7 @@ func FuzzReadHeaders(f *testing.F) {
 				t.Errorf("%s passes %d times", h, counts[h])
 			}
 		}
-		tok, d := r.scopedToken(unknown)
+		tok, d := r.scopedToken("", unknown)
 		if d == nil && (!token.Looks(tok) || len(tok) > token.MaxBytes) {
 			t.Errorf("%q is taken for a token", tok)
 		}

@@ -19,13 +19,15 @@ const (
 
 // rewrite makes the request that leaves: the upstream's authority and path, the contract's scope, the real credential;
 // everything that carried the token or spoke to the gateway is gone.
-func (x *exchange) rewrite(cred secret.Credential, inject secret.Inject) *message.Mutation {
-	path := x.dest.path
-	query := dialect.CleanQuery(x.req.query)
+func (x *exchange) rewrite(class string, cred secret.Credential, inject secret.Inject) *message.Mutation {
+	path, query := x.dest.path, x.req.query
+	if !x.dest.egress() {
+		query = dialect.CleanQuery(query)
+	}
 	m := &message.Mutation{ClearRoute: true}
 	set := func(name, value string) { m.Set = append(m.Set, message.Header{Name: name, Value: value}) }
 	keep := ""
-	if x.dest.SecretClass != "" {
+	if class != "" {
 		switch {
 		case inject.Query != "":
 			if query != "" {
@@ -44,8 +46,12 @@ func (x *exchange) rewrite(cred secret.Credential, inject secret.Inject) *messag
 	set(":authority", x.dest.host)
 	set(":path", path)
 	set(scopeHeader, x.contract.Hash)
-	// The answer is measured for token usage, so it must come uncompressed.
-	set("accept-encoding", "identity")
+	if x.dest.egress() {
+		set(schemeHeader, x.dest.scheme)
+	} else {
+		// The answer is measured for token usage, so it must come uncompressed.
+		set("accept-encoding", "identity")
+	}
 	for _, h := range x.req.strip {
 		if h != keep {
 			m.Remove = append(m.Remove, h)

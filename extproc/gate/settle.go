@@ -29,7 +29,9 @@ func (x *exchange) responseHeaders(m *message.Request) (*message.Response, error
 		x.localReply = true
 		return nil, errLater
 	}
-	x.meter = x.dest.dialect.NewMeter(m.Header("content-type"))
+	if !x.dest.egress() {
+		x.meter = x.dest.dialect.NewMeter(m.Header("content-type"))
+	}
 	if m.EndOfStream {
 		return nil, errLater
 	}
@@ -61,7 +63,9 @@ func (x *exchange) responseBody(m *message.Request) (*message.Response, error) {
 		return nil, fmt.Errorf("%w: %s", errWithheld, d.Code)
 	}
 	x.sum.Write(m.Body)
-	x.meter.Write(m.Body)
+	if x.meter != nil {
+		x.meter.Write(m.Body)
+	}
 	x.answer.ResponseBytes += int64(len(m.Body))
 	if m.EndOfStream {
 		return nil, errLater

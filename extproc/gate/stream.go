@@ -105,6 +105,8 @@ func (x *exchange) handle(m *message.Request) (*message.Response, error) {
 		return x.refusedByEnvoy(m)
 	case m.Kind == message.ResponseHeaders && x.phase == phaseUpstream:
 		return x.responseHeaders(m)
+	case x.phase == phaseTunnel:
+		return goOn(m.Kind), nil // Envoy was told to show nothing more; nothing of it is decided here
 	case m.Kind == message.ResponseBody && x.localReply, m.Kind == message.ResponseTrailers && x.localReply:
 		return goOn(m.Kind), nil
 	case m.Kind == message.ResponseBody && x.phase == phaseAnswer:

@@ -15,6 +15,8 @@ type Response struct {
 	Metadata  []Header
 	// SkipResponseBody: the rest of this answer need not be shown. Envoy applies it in the answer to headers only.
 	SkipResponseBody bool
+	// Unwatched: nothing that follows on this stream is shown. For CONNECT, whose body is a tunnel.
+	Unwatched bool
 }
 
 // Mutation changes the headers before they go on.
@@ -57,6 +59,7 @@ const (
 
 	modeResponseHeaders  protowire.Number = 2 // ProcessingMode
 	modeResponseBody     protowire.Number = 4
+	modeRequestTrailers  protowire.Number = 5
 	modeResponseTrailers protowire.Number = 6
 
 	overwriteOrAdd = 2 // HeaderValueOption.HeaderAppendAction
@@ -85,6 +88,13 @@ func (r *Response) Append(dst []byte) []byte {
 		dst = nested(dst, responseMode, func(dst []byte) []byte {
 			dst = number(dst, modeResponseHeaders, modeSend)
 			return number(dst, modeResponseTrailers, modeSkip) // the body's mode is 0, NONE
+		})
+	}
+	if r.Unwatched {
+		dst = nested(dst, responseMode, func(dst []byte) []byte {
+			dst = number(dst, modeResponseHeaders, modeSkip)
+			dst = number(dst, modeRequestTrailers, modeSkip)
+			return number(dst, modeResponseTrailers, modeSkip) // the bodies' modes are 0, NONE
 		})
 	}
 	return dst

@@ -84,6 +84,8 @@ const (
 	RouteNotAllowed           Code = "ROUTE_NOT_ALLOWED"
 	EndpointNotAllowed        Code = "ENDPOINT_NOT_ALLOWED"
 	SecretClassHostNotAllowed Code = "SECRET_CLASS_HOST_NOT_ALLOWED"
+	AuthorityMismatch         Code = "AUTHORITY_MISMATCH"
+	AddressNotAllowed         Code = "ADDRESS_NOT_ALLOWED"
 
 	// Request.
 	InvalidRequest      Code = "INVALID_REQUEST"
@@ -157,6 +159,8 @@ var table = []Info{
 	{RouteNotAllowed, ClassPolicy, 451, "The contract's routes do not include this host, method and path."},
 	{EndpointNotAllowed, ClassPolicy, 451, "This gateway does not carry that endpoint of the provider."},
 	{SecretClassHostNotAllowed, ClassPolicy, 451, "The secret class may not be sent to this host, method or path."},
+	{AuthorityMismatch, ClassPolicy, 451, "The request names another host than the tunnel it came through, or than its TLS server name."},
+	{AddressNotAllowed, ClassPolicy, 451, "The target is an address, or a name of this machine, that no cidrs of the contract name."},
 
 	{InvalidRequest, ClassRequest, 400, "The request cannot be read."},
 	{UnknownProvider, ClassRequest, 404, "No upstream of that name is configured at this gateway."},

@@ -16,6 +16,7 @@ type rule struct {
 	actions   []glob
 	resources []glob
 	endpoints []endpoint
+	way       bool       // made from an EgressRule
 	unless    []endpoint // a Deny of the network that leaves these endpoints alone
 	when      []condition
 
