@@ -153,7 +153,7 @@ type job struct {
 func newJob(t *testing.T, g *gateway, program ...string) *job {
 	t.Helper()
 	return &job{Config: Config{
-		ForwardAddress: g.Listener.Addr().String(), Token: testToken, CA: g.ca(),
+		ForwardAddress: g.Listener.Addr().String(), Token: func() Token { return testToken }, CA: g.ca(),
 		Doors:   []Door{{"openai", "openai"}, {"anthropic", "anthropic"}},
 		Names:   func(name string) bool { return strings.HasSuffix(name, ".example.com") || name == "example.com" },
 		Program: program, Environ: os.Environ(), Notes: io.Discard,

@@ -55,7 +55,7 @@ func newOwner(c *Config, nonce string) *owner {
 		// The door is plain to this transport: dial speaks TLS itself.
 		Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: ReverseHost}), DialContext: dial,
 		DisableCompression: true, IdleConnTimeout: idleTimeout, MaxIdleConnsPerHost: 64,
-	}, func(out *http.Request) { out.Header.Set("Proxy-Authorization", "Bearer "+string(c.Token)) })
+	}, func(out *http.Request) { out.Header.Set("Proxy-Authorization", "Bearer "+string(c.Token())) })
 	o.reverse = o.proxy(&http.Transport{
 		DialContext: dial, DisableCompression: true, IdleConnTimeout: idleTimeout, MaxIdleConnsPerHost: 64,
 	}, o.atBaseURL)
@@ -211,7 +211,7 @@ func (o *owner) atBaseURL(out *http.Request) {
 		out.URL.RawQuery = q.Encode()
 	}
 	out.Host = ReverseHost
-	out.Header.Set("Authorization", "Bearer "+string(o.c.Token))
+	out.Header.Set("Authorization", "Bearer "+string(o.c.Token()))
 }
 
 // gatewayGone says in the shape that SDKs show that the gate is not there. 503 and not 502: some clients retry it.
@@ -343,7 +343,7 @@ func (o *owner) askTunnel(ctx context.Context, authority string) (net.Conn, *htt
 	_ = door.SetDeadline(time.Now().Add(connectTimeout))
 	stop := context.AfterFunc(ctx, func() { _ = door.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	resp, rest, err := exchangeConnect(door, authority, o.c.Token)
+	resp, rest, err := exchangeConnect(door, authority, o.c.Token())
 	if err != nil {
 		door.Close()
 		return nil, nil, fmt.Errorf("CONNECT: %w", err)

@@ -54,7 +54,7 @@ type Door struct {
 type Config struct {
 	ForwardAddress string                 // host:port of the gate's forward door
 	TLS            *tls.Config            // of the door: its authority, its name and our client certificate; nil is plain text
-	Token          Token                  // the job's
+	Token          func() Token           // the job's, asked for at each connection since it is renewed
 	CA             []byte                 // PEM, the authority of the certificates that the gate shows the program
 	Doors          []Door                 // base URLs to announce; the first of a dialect counts
 	Names          func(name string) bool // host names, lower case, that the contract can reach; nil means none
@@ -77,7 +77,7 @@ type Config struct {
 func (c *Config) Validate() error {
 	var errs []error
 	for what, missing := range map[string]bool{
-		"address of the forward door": c.ForwardAddress == "", "token": c.Token == "", "program": len(c.Program) == 0,
+		"address of the forward door": c.ForwardAddress == "", "token": c.Token == nil, "program": len(c.Program) == 0,
 		"standard streams": c.Stdin == nil || c.Stdout == nil || c.Stderr == nil, "place for notes": c.Notes == nil,
 	} {
 		if missing {
