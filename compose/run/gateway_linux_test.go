@@ -3,8 +3,10 @@ package run
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"io"
@@ -234,4 +236,13 @@ func doorWithTLS(t *testing.T, g *gateway) (address string, roots *x509.CertPool
 	roots = x509.NewCertPool()
 	roots.AddCert(g.tls.Certificate())
 	return l.Addr().String(), roots, func() []byte { mu.Lock(); defer mu.Unlock(); return der }
+}
+
+func clientTLS(roots *x509.CertPool, cert tls.Certificate) *tls.Config {
+	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}, ServerName: "example.com"} // httptest's name
+}
+
+func thumb(der []byte) string {
+	sum := sha256.Sum256(der)
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }

@@ -168,4 +168,15 @@ func openFiles([]string) (string, error) {
 	return string(raw), err
 }
 
-func ownerProcess([]string) int { return 0 }
+// ownerProcess is `sallyport run` as far as this package goes: it runs the program at the gateway of ADDRESS.
+func ownerProcess(args []string) int {
+	r, err := Run(context.Background(), Config{
+		ForwardAddress: args[0], Token: func() Token { return testToken }, Program: args[1:], Environ: os.Environ(),
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Notes: io.Discard,
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 125
+	}
+	return r.ExitCode
+}
