@@ -67,8 +67,8 @@ func dialTLS(args []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	defer raw.Close()
 	c := tls.Client(raw, &tls.Config{ServerName: args[1], InsecureSkipVerify: true}) // tls.Dial would take the address's name
-	defer c.Close()
 	if _, err := io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); err != nil {
 		return "", err
 	}

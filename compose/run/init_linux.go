@@ -52,7 +52,7 @@ func drainSignals() {
 	got := make(chan os.Signal, 1)
 	signal.Notify(got, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
 	go func() {
-		for range got { //nolint:revive // to take them is all that is to be done
+		for range got { // to take them is all that is to be done
 		}
 	}()
 }

@@ -87,7 +87,7 @@ func startIsolated(ctx context.Context, c *Config, o *owner, environ func(string
 	if err != nil {
 		return 0, err
 	}
-	defer ours.Close()
+	defer func() { _ = ours.Close() }()
 	cmd, err := initCommand(c, theirs)
 	if err != nil {
 		theirs.Close()

@@ -39,7 +39,7 @@ func arrangeMounts(ic initConfig) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", ic.Private, err)
 	}
-	defer unix.Close(private)
+	defer func() { _ = unix.Close(private) }()
 	if err := emptyRun(); err != nil {
 		return err
 	}

@@ -150,7 +150,7 @@ func listenOne(network, address string) (int, error) {
 		}
 		c = l.(*net.TCPListener)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // the duplicate stays
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return 0, err

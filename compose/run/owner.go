@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -112,7 +113,7 @@ func (o *owner) serveProxy(l net.Listener) {
 }
 
 func (o *owner) serve(l net.Listener, h http.Handler) {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: discardLog()}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: silent}
 	if !o.track(srv) {
 		l.Close()
 		return
@@ -177,7 +178,7 @@ func (o *owner) named(r *http.Request) {
 // proxy makes a proxy that streams, adds no header of its own, and counts.
 func (o *owner) proxy(t *http.Transport, prepare func(*http.Request)) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
-		Transport: t, FlushInterval: -1, ErrorLog: discardLog(),
+		Transport: t, FlushInterval: -1, ErrorLog: silent,
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it came: the gate judges what was asked
 			prepare(r.Out)
@@ -278,23 +279,22 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 // connect answers a CONNECT as the gate does.
 func (o *owner) connect(w http.ResponseWriter, r *http.Request) {
 	authority := o.names.authority(r.Host)
-	door, resp, err := o.tunnel(r.Context(), authority)
-	if err != nil {
+	door, no, err := o.tunnel(r.Context(), authority)
+	switch {
+	case err != nil:
 		gatewayGone(w, err)
 		return
-	}
-	defer door.Close()
-	if resp.StatusCode != http.StatusOK {
-		defer resp.Body.Close()
+	case no != nil:
 		for _, name := range []string{"Content-Type", decisionHeader} {
-			if v := resp.Header.Get(name); v != "" {
+			if v := no.header.Get(name); v != "" {
 				w.Header().Set(name, v)
 			}
 		}
-		w.WriteHeader(resp.StatusCode)
-		_, _ = io.Copy(w, io.LimitReader(resp.Body, maxRefusalBody)) // the client left; nothing to do about it
+		w.WriteHeader(no.status)
+		_, _ = w.Write(no.body) // the client left; nothing to do about it
 		return
 	}
+	defer door.Close()
 	client, buf, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return // only HTTP/1.1 is spoken here, which can be hijacked
@@ -313,32 +313,36 @@ func (o *owner) connect(w http.ResponseWriter, r *http.Request) {
 	splice(client, door, early)
 }
 
-// tunnel asks the gate for a connection to an authority. The answer is counted. Its connection is to be closed in any
-// case but an error.
-func (o *owner) tunnel(ctx context.Context, authority string) (net.Conn, *http.Response, error) {
-	door, resp, err := o.askTunnel(ctx, authority)
-	if err != nil {
+// refusal is the gate's answer to a CONNECT that it refuses.
+type refusal struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// tunnel asks the gate for a connection to an authority and counts the answer: a connection, a refusal or an error.
+func (o *owner) tunnel(ctx context.Context, authority string) (net.Conn, *refusal, error) {
+	door, no, header, err := o.askTunnel(ctx, authority)
+	switch {
+	case err != nil:
 		if ctx.Err() == nil {
 			o.tally.fail(authority)
 		}
-		return nil, nil, err
+	case no != nil:
+		o.tally.answer(authority, header, true, codeIn(no.body, no.status))
+	default:
+		o.tally.answer(authority, header, false, "")
 	}
-	refused := resp.StatusCode != http.StatusOK
-	code := ""
-	if refused {
-		code = refusalCode(resp, true)
-	}
-	o.tally.answer(authority, resp.Header, refused, code)
-	return door, resp, nil
+	return door, no, err
 }
 
-func (o *owner) askTunnel(ctx context.Context, authority string) (net.Conn, *http.Response, error) {
+func (o *owner) askTunnel(ctx context.Context, authority string) (net.Conn, *refusal, http.Header, error) {
 	if strings.ContainsAny(authority, " \r\n\t") {
-		return nil, nil, fmt.Errorf("%q is no authority", authority)
+		return nil, nil, nil, fmt.Errorf("%q is no authority", authority)
 	}
 	door, err := o.dialDoor(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	_ = door.SetDeadline(time.Now().Add(connectTimeout))
 	stop := context.AfterFunc(ctx, func() { _ = door.SetDeadline(time.Unix(1, 0)) })
@@ -346,10 +350,19 @@ func (o *owner) askTunnel(ctx context.Context, authority string) (net.Conn, *htt
 	resp, rest, err := exchangeConnect(door, authority, o.c.Token())
 	if err != nil {
 		door.Close()
-		return nil, nil, fmt.Errorf("CONNECT: %w", err)
+		return nil, nil, nil, fmt.Errorf("CONNECT: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		defer door.Close()
+		body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusalBody))
+		if err != nil {
+			body = nil // what was refused stays so without its text
+		}
+		return nil, &refusal{resp.StatusCode, resp.Header, body}, resp.Header, nil
 	}
 	_ = door.SetDeadline(time.Time{})
-	return &bufferedConn{Conn: door, r: rest}, resp, nil
+	return &bufferedConn{Conn: door, r: rest}, nil, resp.Header, nil
 }
 
 func exchangeConnect(door net.Conn, authority string, token Token) (*http.Response, *bufio.Reader, error) {
@@ -361,6 +374,9 @@ func exchangeConnect(door net.Conn, authority string, token Token) (*http.Respon
 	resp, err := http.ReadResponse(rest, &http.Request{Method: http.MethodConnect})
 	return resp, rest, err
 }
+
+// silent takes net/http's own log: what goes wrong between the program and us is the program's to see.
+var silent = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 
 // hostPort writes an authority for CONNECT.
 func hostPort(host string, port uint16) string {

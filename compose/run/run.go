@@ -108,7 +108,7 @@ func Run(ctx context.Context, c Config) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("private directory: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // a leftover holds no secret
 	bundle := filepath.Join(dir, "ca.pem")
 	if err := writeBundle(bundle, c.CA, c.Environ); err != nil {
 		return nil, err

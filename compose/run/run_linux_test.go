@@ -13,7 +13,7 @@ import (
 )
 
 // host listens on the host in every way that a program could try, and answers "host".
-type host struct{ tcp4, tcp6, udp, path, abstract, late string }
+type host struct{ tcp4, tcp6, udp, path, abstract string }
 
 func newHost(t *testing.T) *host {
 	t.Helper()
@@ -21,7 +21,7 @@ func newHost(t *testing.T) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	h := &host{path: filepath.Join(dir, "s.sock"), abstract: fmt.Sprintf("@sallyport-test-%d", os.Getpid())}
 	listen := func(network, address string) string {
 		l, err := net.Listen(network, address)
@@ -49,7 +49,7 @@ func newHost(t *testing.T) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { p.Close() })
+	t.Cleanup(func() { _ = p.Close() })
 	go func() {
 		buf := make([]byte, 64)
 		for {
@@ -265,7 +265,7 @@ func TestSummaryOfARun(t *testing.T) {
 func TestGatewayGone(t *testing.T) {
 	g := newGateway(t)
 	j := newJob(t, g, "sh", "-c", `curl -s http://api.example.com/; curl -sS https://api.example.com/; unset HTTPS_PROXY https_proxy ALL_PROXY all_proxy; curl -sS https://api.example.com/; echo $?`)
-	g.Server.Close()
+	g.Close()
 	begin := time.Now()
 	r, out, errs := j.run(t)
 	if r.ExitCode != 0 || !strings.Contains(out, "GATEWAY_UNREACHABLE") || !strings.Contains(errs, "503") || strings.Contains(out, "\n0\n") || r.Summary.Failed != 3 {

@@ -3,7 +3,6 @@ package run
 import (
 	"bufio"
 	"io"
-	"log"
 	"net"
 	"sync"
 )
@@ -52,6 +51,3 @@ func splice(a, b net.Conn, early []byte) {
 	go carry(a, b, nil)
 	wg.Wait()
 }
-
-// discardLog silences net/http: what goes wrong between the program and us is the program's to see.
-func discardLog() *log.Logger { return log.New(io.Discard, "", 0) }

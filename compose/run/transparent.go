@@ -81,11 +81,8 @@ func (o *owner) transparent(c net.Conn, dst netip.AddrPort) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	door, resp, err := o.tunnel(ctx, hostPort(host, dst.Port()))
-	if err != nil || resp.StatusCode != http.StatusOK {
-		if door != nil {
-			door.Close()
-		}
+	door, no, err := o.tunnel(ctx, hostPort(host, dst.Port()))
+	if err != nil || no != nil {
 		abort(c)
 		return
 	}
