@@ -352,9 +352,9 @@ func (o *owner) askTunnel(ctx context.Context, authority string) (net.Conn, *ref
 		door.Close()
 		return nil, nil, nil, fmt.Errorf("CONNECT: %w", err)
 	}
-	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		defer door.Close()
+		defer resp.Body.Close() // the body of the other answer is the tunnel
 		body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusalBody))
 		if err != nil {
 			body = nil // what was refused stays so without its text

@@ -9,10 +9,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -128,7 +126,6 @@ func (a *app) runJob(ctx context.Context, c *config.Config, f *runFlags, program
 		notes = io.Discard
 	}
 	// The program's own end counts, not a signal to this process: that is passed on.
-	signal.Ignore(syscall.SIGPIPE)
 	result, err := runner.Run(context.WithoutCancel(ctx), runner.Config{
 		ForwardAddress: door.address, TLS: door.tls, Token: j.token, CA: j.ca, Doors: doors(c), Names: j.names(c),
 		Program: program, Environ: os.Environ(), Keep: f.keep, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Notes: notes,
