@@ -47,11 +47,14 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	err := root.ExecuteContext(ctx)
 	var usage usageError
 	var problems config.Problems
+	var ended programEnded
 	switch {
 	case err == nil:
 		return ExitOK
 	case errors.Is(err, errSilent):
 		return ExitFailure
+	case errors.As(err, &ended):
+		return ended.status
 	case errors.As(err, &problems):
 		fmt.Fprintln(stderr, problems)
 		return ExitUsage
@@ -79,8 +82,9 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.adminFile, "admin-token-file", "", "file with the administrator's key (default: from the configuration)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(a.up(), a.contract(), a.token(), a.receipts(), a.doctor(), a.config(), a.codes(), a.version())
+	root.AddCommand(a.up(), a.run(), a.contract(), a.token(), a.receipts(), a.doctor(), a.config(), a.codes(), a.version())
 	root.AddCommand(a.roles()...)
+	root.AddCommand(jobInit())
 	asUsage(root)
 	return root
 }

@@ -58,7 +58,7 @@ func TestHelpNamesEveryCommand(t *testing.T) {
 	if status != ExitOK {
 		t.Fatalf("status %d", status)
 	}
-	for _, c := range []string{"up", "extproc", "xds", "signer", "model", "contract", "token", "receipts", "doctor", "config", "version"} {
+	for _, c := range []string{"up", "run", "extproc", "xds", "signer", "model", "contract", "token", "receipts", "doctor", "config", "version"} {
 		if !strings.Contains(out, "\n  "+c+" ") {
 			t.Errorf("%s is not in the help:\n%s", c, out)
 		}
