@@ -72,7 +72,7 @@ func (r *rights) claudeModel(out object) {
 		if len(p.models) > 0 {
 			out["model"] = p.models[0]
 		} else {
-			r.note("models:"+p.Door.Provider, "patterns are no ids: set \"model\" to one of %s", strings.Join(p.patterns, ", "))
+			r.note("models:"+p.Provider, "no model is named in full: set \"model\" to one of %s", p.unwritten())
 		}
 		return
 	}

@@ -72,7 +72,7 @@ func (r *rights) codexModel(out object) {
 	door := Door{"openai", "openai", "openai"}
 	i, all := -1, r.providers()
 	for j, p := range all {
-		if p.Dialect == "openai" && (i < 0 || p.Door.Provider == "openai") {
+		if p.Dialect == "openai" && (i < 0 || p.Provider == "openai") {
 			i = j
 		}
 	}
@@ -83,7 +83,7 @@ func (r *rights) codexModel(out object) {
 		door, out["model"] = all[i].Door, all[i].models[0]
 	default:
 		door = all[i].Door
-		r.note("models:"+door.Provider, "patterns are no ids: set model to one of %s", strings.Join(all[i].patterns, ", "))
+		r.note("models:"+door.Provider, "no model is named in full: set model to one of %s", all[i].unwritten())
 	}
 	base, _ := r.base(door)
 	out["model_providers"] = object{codexProvider: object{"name": "Sallyport", "base_url": base, "env_key": "OPENAI_API_KEY", "wire_api": "responses"}}

@@ -143,8 +143,8 @@ func written(allow, deny []string, egress bool) []byte {
 	return raw
 }
 
-// TestWider: each file of testdata/wider has one thing that is wider than examples/tools.json (or, by its name's second
-// part, another example), and the text beside it is what check says.
+// TestWider: each file of testdata/wider has one thing that is wider than examples/tools.json, and the text beside it is
+// what check says.
 func TestWider(t *testing.T) {
 	files, err := filepath.Glob("testdata/wider/*/*")
 	if err != nil || len(files) == 0 {
@@ -191,6 +191,45 @@ func TestWrongCalls(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if _, err := Check(x.rt, []byte(x.config), c, Options{BaseURL: x.base}); err == nil || !strings.Contains(err.Error(), x.want) {
 				t.Errorf("%v does not say %q", err, x.want)
+			}
+		})
+	}
+}
+
+// TestWiderByContract: what is only wide where the contract allows one thing of the machine and not another.
+func TestWiderByContract(t *testing.T) {
+	for name, x := range map[string]struct {
+		rt          string
+		allow, deny []string
+		egress      bool
+		old, with   string
+		path        string
+	}{
+		"commands without a sandbox":           {"openclaw", []string{"tool:shell.exec"}, []string{"tool:filesystem.read"}, false, `"mode": "all"`, `"mode": "non-main"`, "agents.defaults.sandbox.mode"},
+		"files without a sandbox":              {"openclaw", []string{"tool:filesystem.read"}, nil, false, `"mode": "all"`, `"mode": "off"`, "agents.defaults.sandbox.mode"},
+		"web_fetch past the proxy":             {"openclaw", nil, nil, true, `"useTrustedEnvProxy": true`, `"useTrustedEnvProxy": false`, "tools.web.fetch.useTrustedEnvProxy"},
+		"Claude's commands without a sandbox":  {"claude-code", []string{"tool:shell.exec"}, nil, false, `"allowUnsandboxedCommands": false`, `"allowUnsandboxedCommands": true`, "sandbox"},
+		"Claude fetches from any host":         {"claude-code", nil, nil, true, "WebFetch(domain:files.example.com)", "WebFetch", "permissions.allow[0]"},
+		"Claude fetches from a look-alike":     {"claude-code", nil, nil, true, "domain:files.example.com", "domain:files.example.com.example.net", "permissions.allow[0]"},
+		"Claude fetches from below the host":   {"claude-code", nil, nil, true, "domain:files.example.com", "domain:a.files.example.com", "permissions.allow[0]"},
+		"Codex' commands write":                {"codex", []string{"tool:shell.exec"}, nil, true, "'read-only'", "'workspace-write'", "sandbox_mode"},
+		"Codex' commands use the network":      {"codex", []string{"tool:filesystem.write"}, nil, true, "network_access = false", "network_access = true", "sandbox_workspace_write.network_access"},
+		"Codex writes outside its directory":   {"codex", []string{"tool:filesystem.write"}, nil, false, "network_access = false", "writable_roots = ['/']", "sandbox_workspace_write.writable_roots"},
+		"Codex under a profile of permissions": {"codex", []string{"tool:filesystem.write"}, nil, false, "approval_policy", "default_permissions = ':all'\napproval_policy", "default_permissions"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := parse(t, written(x.allow, x.deny, x.egress))
+			s, err := Export(x.rt, c, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			changed := strings.Replace(string(s.File), x.old, x.with, 1)
+			if changed == string(s.File) {
+				t.Fatalf("%s is not in\n%s", x.old, s.File)
+			}
+			found, err := Check(x.rt, []byte(changed), c, Options{})
+			if err != nil || len(found) != 1 || found[0].Path != x.path {
+				t.Errorf("%v %+v", err, found)
 			}
 		})
 	}

@@ -65,6 +65,9 @@ func exportOpenClaw(r *rights) ([]byte, error) {
 	if r.may(shell) {
 		tools["exec"] = object{"mode": "full"}
 	}
+	if r.needsSandbox() { // in the sandbox a list of its own holds too, whose default leaves out web_fetch and MCP
+		tools["sandbox"] = object{"tools": object{"allow": allow, "deny": deny}}
+	}
 	providers, first := r.openClawProviders()
 	defaults := object{"sandbox": r.openClawSandbox()}
 	if first != "" {
@@ -122,13 +125,13 @@ func (r *rights) openClawProviders() (providers object, first string) {
 		for _, id := range p.models {
 			models = append(models, object{"id": id, "name": id})
 			if first == "" {
-				first = p.Door.Provider + "/" + id
+				first = p.Provider + "/" + id
 			}
 		}
-		if len(p.patterns) > 0 {
-			r.note("models:"+p.Door.Provider, "patterns are no ids: add the models you use to models.providers.%s.models, of %s", p.Door.Provider, strings.Join(p.patterns, ", "))
+		if rest := p.unwritten(); rest != "" {
+			r.note("models:"+p.Provider, "not written, since the list is of ids that are always allowed: add the models you use to models.providers.%s.models, of %s", p.Provider, rest)
 		}
-		providers[p.Door.Provider] = object{"baseUrl": base, "apiKey": "${" + key + "}", "api": openClawAPI[p.Dialect], "models": models}
+		providers[p.Provider] = object{"baseUrl": base, "apiKey": "${" + key + "}", "api": openClawAPI[p.Dialect], "models": models}
 	}
 	return providers, first
 }
@@ -214,7 +217,7 @@ func checkOpenClaw(config []byte, r *rights) ([]Finding, error) {
 	for _, id := range keys(agents) {
 		own := readLayer(at(agents, id, "tools"), "agents.entries."+id+".tools")
 		outer := global
-		if own.profile != "" { // it replaces the global one
+		if own.profile != "" || own.wide != "" { // it replaces the global profile, or widens it
 			outer.profile = ""
 		}
 		layers[id] = []openClawLayer{outer, own}

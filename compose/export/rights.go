@@ -44,15 +44,6 @@ var capabilities = []kind{
 	{connectors, "use the tools of plugins"},
 }
 
-func (c capability) means() string {
-	for _, k := range capabilities {
-		if k.capability == c {
-			return k.means
-		}
-	}
-	return "use a tool that is not known here"
-}
-
 // rights are a contract seen from a runtime.
 type rights struct {
 	contract *contract.Contract
@@ -171,6 +162,14 @@ type provider struct {
 	patterns []string // that stand for others
 }
 
+// unwritten are the models that have no id in settings: patterns, those under conditions, and "any" where there is no list.
+func (p provider) unwritten() string {
+	if len(p.models) == 0 && len(p.patterns) == 0 {
+		return "any"
+	}
+	return strings.Join(p.patterns, ", ")
+}
+
 // providers are those of the contract, by name.
 func (r *rights) providers() []provider {
 	var out []provider
@@ -184,8 +183,8 @@ func (r *rights) providers() []provider {
 		}
 		out = append(out, r.provider(name))
 	}
-	slices.SortFunc(out, func(a, b provider) int { return strings.Compare(a.Door.Provider, b.Door.Provider) })
-	return slices.CompactFunc(out, func(a, b provider) bool { return a.Door.Provider == b.Door.Provider })
+	slices.SortFunc(out, func(a, b provider) int { return strings.Compare(a.Provider, b.Provider) })
+	return slices.CompactFunc(out, func(a, b provider) bool { return a.Provider == b.Provider })
 }
 
 func (r *rights) provider(name string) provider {

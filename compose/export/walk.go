@@ -95,10 +95,6 @@ func wild(pattern, name string) bool {
 	return regexp.MustCompile("^(?s:" + strings.Join(parts, ".*") + ")$").MatchString(strings.ToLower(name))
 }
 
-func anyWild(patterns []string, name string) bool {
-	return slices.ContainsFunc(patterns, func(p string) bool { return wild(p, name) })
-}
-
 // wider makes one finding for each capability of the tools that the contract does not allow.
 func (r *rights) wider(tools []string, table map[string]capability, where func(tool string) (path, instead string), how string) []Finding {
 	type group struct{ path, instead string }
