@@ -11,11 +11,12 @@ import (
 )
 
 // codexFeatures are the switches of @openai/codex 0.169.0 (`codex features list`) that are on unless switched off, by what
-// they give the model. Its apply_patch has none: there the sandbox and the approval policy hold.
+// they give the model. apply_patch has none: there the sandbox and the approval policy hold. shell_tool off takes unified_exec
+// away with it, whatever that says. With all of them off, what is left in a request is request_user_input.
 var codexFeatures = map[string]capability{
 	"shell_tool": shell, "unified_exec": shell, "view_image": readFile, "image_generation": media,
 	"browser_use": browse, "browser_use_external": browse, "in_app_browser": browse, "computer_use": devices,
-	"multi_agent_v2": delegate, "memories": remember, "hooks": administer,
+	"multi_agent": delegate, "multi_agent_v2": delegate, "goals": plan, "memories": remember, "hooks": administer,
 	"apps": connectors, "plugins": connectors, "remote_plugin": connectors, "skill_mcp_dependency_install": administer,
 }
 
@@ -44,6 +45,7 @@ func exportCodex(r *rights) ([]byte, error) {
 	out := object{
 		"sandbox_mode": r.codexSandbox(), "approval_policy": "never", // never asks: what the sandbox refuses stays refused
 		"web_search": "disabled", "model_provider": codexProvider, "features": features, "check_for_update_on_startup": false,
+		"agents": object{"enabled": r.may(delegate)}, // multi_agent holds for the older of two kinds only
 		"sandbox_workspace_write": object{"network_access": r.codexNetwork()},
 	}
 	if r.may(search) {
@@ -155,9 +157,11 @@ func (r *rights) codexFeatures(root object) []Finding {
 		}
 	}
 	slices.Sort(on)
-	return r.wider(on, codexFeatures, func(name string) (string, string) {
-		return "features", "each of them = false"
-	}, "")
+	out := r.wider(on, codexFeatures, func(string) (string, string) { return "features", "each of them = false" }, "")
+	if at(root, "agents")["enabled"] != false && !r.may(delegate) {
+		out = append(out, Finding{"agents.enabled", "start and steer other agents", r.says(delegate), "false"})
+	}
+	return out
 }
 
 func (r *rights) codexUpstreams(root object) []Finding {
