@@ -45,7 +45,7 @@ func exportCodex(r *rights) ([]byte, error) {
 	out := object{
 		"sandbox_mode": r.codexSandbox(), "approval_policy": "never", // never asks: what the sandbox refuses stays refused
 		"web_search": "disabled", "model_provider": codexProvider, "features": features, "check_for_update_on_startup": false,
-		"agents": object{"enabled": r.may(delegate)}, // multi_agent holds for the older of two kinds only
+		"agents":                  object{"enabled": r.may(delegate)}, // multi_agent holds for the older of two kinds only
 		"sandbox_workspace_write": object{"network_access": r.codexNetwork()},
 	}
 	if r.may(search) {
