@@ -16,7 +16,8 @@ import (
 
 func (a *app) contract() *cobra.Command {
 	return group("contract", "Work policy contracts (WPC): what a job may do",
-		a.contractLint(), a.contractSign(), a.contractHash(), a.contractDiff(), a.contractPublish(), a.contractShow())
+		a.contractLint(), a.contractSign(), a.contractHash(), a.contractDiff(), a.contractPublish(), a.contractShow(),
+		a.contractExport(), a.contractCheck())
 }
 
 // contractFile is a contract as it stands in a file: the payload alone, or in its signed envelope.
