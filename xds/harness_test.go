@@ -22,6 +22,8 @@ import (
 	"testing"
 	"time"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+
 	"sallyport/envoy"
 	"sallyport/xds/compile"
 	"sallyport/xds/server"
@@ -52,6 +54,8 @@ type world struct {
 	url      string // of the door
 	admin    *http.Client
 	server   *server.Server
+	door     *listenerv3.Listener
+	cas      *authority
 	upstream *upstream
 	proc     *processor
 	access   string
@@ -74,11 +78,12 @@ func newWorld(t testing.TB, opts ...option) *world {
 	w := &world{t: t, dir: dir, access: filepath.Join(dir, "access.log")}
 	w.upstream = newUpstream(t)
 	w.proc = newProcessor(t, filepath.Join(dir, "p.sock"))
-	level := slog.LevelWarn
+	w.cas = newAuthority(t, dir)
+	level := slog.LevelError
 	if *verbose {
 		level = slog.LevelDebug
 	}
-	w.server, err = server.New(server.Config{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), SystemCA: systemCA})
+	w.server, err = server.New(server.Config{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), SystemCA: systemCA, Minter: w.cas, MaxLeaves: testLeaves})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +100,8 @@ func newWorld(t testing.TB, opts ...option) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(w.server.SetUpstreams(w.upstream.list()), w.server.SetListener(l)); err != nil {
+	w.door = l
+	if err := errors.Join(w.server.SetUpstreams(w.upstream.list()), w.server.SetListeners(l)); err != nil {
 		t.Fatal(err)
 	}
 	w.serveXDS()
@@ -175,9 +181,16 @@ func (w *world) startEnvoy(bin string, cfg envoy.Config) {
 		}
 		return strings.Contains(w.adminGet("/ready"), "LIVE")
 	})
-	w.until("the door", func() bool {
+	w.url = "http://" + w.listening("door/reverse")
+}
+
+// listening waits for a listener and gives its address.
+func (w *world) listening(name string) (addr string) {
+	w.t.Helper()
+	w.until(name, func() bool {
 		var ls struct {
 			Statuses []struct {
+				Name  string `json:"name"`
 				Local struct {
 					Socket struct {
 						Port int `json:"port_value"`
@@ -186,12 +199,14 @@ func (w *world) startEnvoy(bin string, cfg envoy.Config) {
 			} `json:"listener_statuses"`
 		}
 		_ = json.Unmarshal([]byte(w.adminGet("/listeners?format=json")), &ls)
-		if len(ls.Statuses) == 0 {
-			return false
+		for _, l := range ls.Statuses {
+			if l.Name == name {
+				addr = fmt.Sprintf("127.0.0.1:%d", l.Local.Socket.Port)
+			}
 		}
-		w.url = fmt.Sprintf("http://127.0.0.1:%d", ls.Statuses[0].Local.Socket.Port)
-		return true
+		return addr != ""
 	})
+	return addr
 }
 
 func (w *world) adminGet(path string) string {
@@ -242,6 +257,7 @@ func newUpstream(t testing.TB) *upstream {
 		u.seen = append(u.seen, r)
 		u.mu.Unlock()
 		rw.Header().Set("server", "upstream")
+		echo(rw, r)
 		_, _ = io.WriteString(rw, "from upstream")
 	}))
 	t.Cleanup(u.srv.Close)

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	filterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/grpc"
@@ -27,6 +29,7 @@ type processor struct {
 	requests []*corev3.HeaderMap
 	bodies   []int
 	replies  []string // "status details" of each response phase
+	attrs    []map[string]string
 }
 
 func newProcessor(t testing.TB, path string) *processor {
@@ -72,6 +75,7 @@ func (p *processor) Process(str extprocv3.ExternalProcessor_ProcessServer) error
 			p.mu.Lock()
 			p.requests = append(p.requests, h)
 			p.mu.Unlock()
+			attrs := p.note(req.GetAttributes())
 			switch value(h, "x-test-do") {
 			case "close":
 				return nil
@@ -84,6 +88,13 @@ func (p *processor) Process(str extprocv3.ExternalProcessor_ProcessServer) error
 				resp.Response = immediate(typev3.StatusCode_PayloadTooLarge, "from processor")
 				return str.Send(resp)
 			}
+			if value(h, ":method") == "CONNECT" {
+				if err := str.Send(tunnel(h)); err != nil {
+					return err
+				}
+				continue
+			}
+			h.Headers = append(h.Headers, seenHeaders(attrs)...)
 			common := &extprocv3.CommonResponse{}
 			if m.RequestHeaders.GetEndOfStream() {
 				common = verdict(h, resp)
@@ -139,7 +150,14 @@ func set(k, v string) *corev3.HeaderValueOption {
 // verdict rewrites the request as the gate does: authority, path and scope in one mutation, the verdict as metadata.
 func verdict(h *corev3.HeaderMap, resp *extprocv3.ProcessingResponse) *extprocv3.CommonResponse {
 	m := &extprocv3.HeaderMutation{RemoveHeaders: []string{"x-test-authority", "x-test-path", "x-test-scope", "authorization"}}
-	for from, to := range map[string]string{"x-test-authority": ":authority", "x-test-path": ":path", "x-test-scope": compile.ScopeHeader} {
+	for _, e := range h.GetHeaders() {
+		if strings.HasPrefix(e.GetKey(), "x-seen-") {
+			m.SetHeaders = append(m.SetHeaders, set(e.GetKey(), string(e.GetRawValue())))
+		}
+	}
+	for from, to := range map[string]string{
+		"x-test-authority": ":authority", "x-test-path": ":path", "x-test-scope": compile.ScopeHeader, "x-test-scheme": compile.SchemeHeader,
+	} {
 		if v := value(h, from); v != "" {
 			m.SetHeaders = append(m.SetHeaders, set(to, v))
 		}
@@ -170,4 +188,79 @@ func (p *processor) answers() []string {
 	out := p.replies
 	p.replies = nil
 	return out
+}
+
+// note keeps the attributes of a request, by name.
+func (p *processor) note(all map[string]*structpb.Struct) map[string]string {
+	out := map[string]string{}
+	for _, group := range all {
+		for k, v := range group.GetFields() {
+			out[k] = v.GetStringValue()
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.attrs = append(p.attrs, out)
+	return out
+}
+
+func (p *processor) attributes() []map[string]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := p.attrs
+	p.attrs = nil
+	return out
+}
+
+// seen are the attributes that the upstream is told, by the header that it echoes.
+var seen = map[string]string{
+	"x-seen-chain":     "xds.filter_chain_name",
+	"x-seen-sni":       "connection.requested_server_name",
+	"x-seen-token":     "filter_state['sallyport.token']",
+	"x-seen-authority": "filter_state['sallyport.authority']",
+	"x-seen-peer":      "filter_state['sallyport.peer']",
+	"x-seen-digest":    "connection.sha256_peer_certificate_digest",
+}
+
+func seenHeaders(attrs map[string]string) []*corev3.HeaderValue {
+	var out []*corev3.HeaderValue
+	for header, attr := range seen {
+		if v := attrs[attr]; v != "" {
+			out = append(out, &corev3.HeaderValue{Key: header, RawValue: []byte(v)})
+		}
+	}
+	return out
+}
+
+// tunnel answers a CONNECT as the gate does: a verdict, who asks for what, and no more phases.
+func tunnel(h *corev3.HeaderMap) *extprocv3.ProcessingResponse {
+	resp := &extprocv3.ProcessingResponse{ModeOverride: &filterv3.ProcessingMode{
+		RequestHeaderMode: filterv3.ProcessingMode_SEND, ResponseHeaderMode: filterv3.ProcessingMode_SKIP,
+		RequestBodyMode: filterv3.ProcessingMode_NONE, ResponseBodyMode: filterv3.ProcessingMode_NONE,
+		RequestTrailerMode: filterv3.ProcessingMode_SKIP, ResponseTrailerMode: filterv3.ProcessingMode_SKIP,
+	}}
+	inspect := value(h, "x-test-inspect")
+	if inspect == "" {
+		inspect = compile.InspectFull
+	}
+	resp.Response = &extprocv3.ProcessingResponse_RequestHeaders{RequestHeaders: &extprocv3.HeadersResponse{Response: &extprocv3.CommonResponse{
+		ClearRouteCache: true,
+		HeaderMutation: &extprocv3.HeaderMutation{SetHeaders: []*corev3.HeaderValueOption{
+			set(compile.ScopeHeader, compile.ConnectScope), set(compile.InspectHeader, inspect),
+		}},
+	}}}
+	if value(h, "x-test-do") == "no-verdict" {
+		return resp
+	}
+	fields := map[string]*structpb.Value{}
+	for k, v := range map[string]string{
+		compile.VerdictKey: compile.VerdictAllow, compile.ReceiptKey: "rcpt_connect", compile.TokenKey: value(h, "x-test-token"),
+		compile.AuthorityKey: value(h, ":authority"), compile.PeerKey: "192.0.2.7",
+	} {
+		fields[k] = structpb.NewStringValue(v)
+	}
+	resp.DynamicMetadata = &structpb.Struct{Fields: map[string]*structpb.Value{
+		compile.MetadataNamespace: structpb.NewStructValue(&structpb.Struct{Fields: fields}),
+	}}
+	return resp
 }

@@ -115,7 +115,7 @@ func (p *Process) xdsServer() (*server.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return srv, errors.Join(srv.SetUpstreams(ups), srv.SetListener(door))
+	return srv, errors.Join(srv.SetUpstreams(ups), srv.SetListeners(door))
 }
 
 func compileUpstreams(c *config.Config) ([]compile.Upstream, error) {

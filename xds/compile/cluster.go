@@ -65,12 +65,7 @@ func cluster(u *Upstream, systemCA string) (*clusterv3.Cluster, error) {
 		AltStatName:                   u.Name,
 		ConnectTimeout:                durationpb.New(timeout),
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(upstreamBuffer),
-		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
-			MaxConnections:     wrapperspb.UInt32(maxConnections),
-			MaxPendingRequests: wrapperspb.UInt32(maxRequests),
-			MaxRequests:        wrapperspb.UInt32(maxRequests),
-			MaxRetries:         wrapperspb.UInt32(0),
-		}}},
+		CircuitBreakers:               breakers(),
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{
 			ClusterName: u.ClusterName(),
 			Endpoints:   []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{lbEndpoint(host, u.port())}}},
@@ -79,7 +74,7 @@ func cluster(u *Upstream, systemCA string) (*clusterv3.Cluster, error) {
 	if err := setDiscovery(c, host); err != nil {
 		return nil, err
 	}
-	opts, err := httpOptions(u)
+	opts, err := pack(protocolOptions(u.URL.Scheme))
 	if err != nil {
 		return nil, err
 	}
@@ -127,11 +122,21 @@ func lbEndpoint(host string, port uint32) *endpointv3.LbEndpoint {
 	}}}
 }
 
-func httpOptions(u *Upstream) (*anypb.Any, error) {
+func breakers() *clusterv3.CircuitBreakers {
+	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+		MaxConnections:     wrapperspb.UInt32(maxConnections),
+		MaxPendingRequests: wrapperspb.UInt32(maxRequests),
+		MaxRequests:        wrapperspb.UInt32(maxRequests),
+		MaxRetries:         wrapperspb.UInt32(0),
+	}}}
+}
+
+// protocolOptions speaks what the other side offers over TLS, and HTTP/1.1 otherwise.
+func protocolOptions(scheme string) *httpv3.HttpProtocolOptions {
 	o := &httpv3.HttpProtocolOptions{
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(upstreamIdle)},
 	}
-	if u.URL.Scheme == "https" {
+	if scheme == "https" {
 		o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_AutoConfig{AutoConfig: &httpv3.HttpProtocolOptions_AutoHttpConfig{
 			HttpProtocolOptions:  &corev3.Http1ProtocolOptions{},
 			Http2ProtocolOptions: &corev3.Http2ProtocolOptions{},
@@ -141,7 +146,7 @@ func httpOptions(u *Upstream) (*anypb.Any, error) {
 			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}},
 		}}
 	}
-	return pack(o)
+	return o
 }
 
 // ErrNoCA says that an https upstream has nobody to vouch for it.
@@ -178,14 +183,7 @@ func upstreamTLS(u *Upstream, systemCA string) (*corev3.TransportSocket, error) 
 			}},
 		},
 	}
-	packed, err := pack(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &corev3.TransportSocket{
-		Name:       "envoy.transport_sockets.tls",
-		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: packed},
-	}, nil
+	return tlsSocket(ctx)
 }
 
 // pack wraps m deterministically, so that an unchanged resource keeps its version and is not sent again.

@@ -72,7 +72,7 @@ func golden(t *testing.T, name string, m proto.Message) {
 }
 
 func TestGolden(t *testing.T) {
-	r, err := Scope(Allow{Hash: hash, Providers: []string{"openai", "anthropic", "unknown"}}, example(t))
+	r, err := Scope(Allow{Hash: hash, Providers: []string{"openai", "anthropic", "unknown"}}, example(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestUpstreamProblems(t *testing.T) {
 			if _, err := Clusters(ups, "/etc/ca.pem"); err == nil {
 				t.Error("Clusters took it")
 			}
-			if _, err := Scope(Allow{Hash: hash}, ups); err == nil {
+			if _, err := Scope(Allow{Hash: hash}, ups, nil); err == nil {
 				t.Error("Scope took it")
 			}
 		})
@@ -165,7 +165,7 @@ func TestDoorProblems(t *testing.T) {
 
 func TestScopeNeedsAHash(t *testing.T) {
 	for _, h := range []string{"", "short", strings.Repeat("=", 43), hash + "x"} {
-		if _, err := Scope(Allow{Hash: h}, nil); !errors.Is(err, ErrHash) {
+		if _, err := Scope(Allow{Hash: h}, nil, nil); !errors.Is(err, ErrHash) {
 			t.Errorf("%q: %v", h, err)
 		}
 	}
@@ -186,7 +186,7 @@ func TestScopeHoldsNothingElse(t *testing.T) {
 			ups = append(ups, Upstream{Name: "u" + string(rune('0'+i)), Provider: rapid.SampledFrom(names).Draw(t, "provider"), URL: u,
 				Endpoints: []Endpoint{{Method: "POST", Path: "/p" + string(rune('0'+rapid.IntRange(0, 2).Draw(t, "path")))}}})
 		}
-		r, err := Scope(Allow{Hash: hash, Providers: providers}, ups)
+		r, err := Scope(Allow{Hash: hash, Providers: providers}, ups, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -219,7 +219,7 @@ func TestScopeHoldsNothingElse(t *testing.T) {
 		}
 		shuffled := append([]Upstream(nil), ups...)
 		slices.Reverse(shuffled)
-		again, err := Scope(Allow{Hash: hash, Providers: providers}, shuffled)
+		again, err := Scope(Allow{Hash: hash, Providers: providers}, shuffled, nil)
 		if err != nil || !proto.Equal(r.Routes, again.Routes) {
 			t.Fatalf("the order of the upstreams shows: %v", err)
 		}

@@ -35,6 +35,7 @@ type Resources struct {
 type Allow struct {
 	Hash      string   // policy_hash_b64u, the key of the scope
 	Providers []string // names of the providers that some rule could allow; "*" for any
+	Egress    []Egress // ways out beside the providers: egress rules and the hosts of bound tools
 }
 
 var policyHash = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
@@ -47,25 +48,38 @@ func RoutesName(hash string) string { return "routes/" + hash }
 
 // Scope compiles the routes of one contract over the upstreams: for each allowed authority exactly the methods and paths
 // that the gateway carries there. An authority, method or path outside them has no route, which Envoy refuses.
-func Scope(a Allow, ups []Upstream) (*Resources, error) {
+//
+// The ways out beside the upstreams are compiled only where exit says how they are reached; nil leaves them out, so that
+// they are refused.
+func Scope(a Allow, ups []Upstream, exit *EgressConfig) (*Resources, error) {
 	if !policyHash.MatchString(a.Hash) {
 		return nil, fmt.Errorf("scope %q: %w", a.Hash, ErrHash)
 	}
 	if err := ValidateAll(ups); err != nil {
 		return nil, fmt.Errorf("scope %s: %w", a.Hash, err)
 	}
+	for i := range a.Egress {
+		if err := a.Egress[i].Validate(); err != nil {
+			return nil, fmt.Errorf("scope %s: %w", a.Hash, err)
+		}
+	}
+	hosts := virtualHosts(allowed(a, ups))
+	if exit != nil {
+		var err error
+		if hosts, err = addEgress(hosts, a.Egress, exit.Refused); err != nil {
+			return nil, fmt.Errorf("scope %s: %w", a.Hash, err)
+		}
+	}
 	r := &Resources{
 		Scope: &routev3.ScopedRouteConfiguration{
 			Name:                   a.Hash,
 			OnDemand:               true,
 			RouteConfigurationName: RoutesName(a.Hash),
-			Key: &routev3.ScopedRouteConfiguration_Key{Fragments: []*routev3.ScopedRouteConfiguration_Key_Fragment{{
-				Type: &routev3.ScopedRouteConfiguration_Key_Fragment_StringKey{StringKey: a.Hash},
-			}}},
+			Key:                    scopeKey(a.Hash),
 		},
 		Routes: &routev3.RouteConfiguration{
 			Name:                   RoutesName(a.Hash),
-			VirtualHosts:           virtualHosts(allowed(a, ups)),
+			VirtualHosts:           hosts,
 			RequestHeadersToRemove: requestHeadersToRemove(),
 		},
 	}
@@ -73,6 +87,12 @@ func Scope(a Allow, ups []Upstream) (*Resources, error) {
 		return nil, fmt.Errorf("scope %s: %w", a.Hash, err)
 	}
 	return r, nil
+}
+
+func scopeKey(key string) *routev3.ScopedRouteConfiguration_Key {
+	return &routev3.ScopedRouteConfiguration_Key{Fragments: []*routev3.ScopedRouteConfiguration_Key_Fragment{{
+		Type: &routev3.ScopedRouteConfiguration_Key_Fragment_StringKey{StringKey: key},
+	}}}
 }
 
 // allowed picks the upstreams in a stable order, so that the same contract always compiles to the same bytes.
@@ -105,7 +125,7 @@ func virtualHosts(ups []*Upstream) []*routev3.VirtualHost {
 			if weaken.Off("routes") {
 				vh.Routes = append(vh.Routes, &routev3.Route{
 					Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
-					Action: toCluster(u),
+					Action: toCluster(u.ClusterName()),
 				})
 			}
 		}
@@ -139,13 +159,13 @@ func route(u *Upstream, e Endpoint) *routev3.Route {
 	default:
 		m.PathSpecifier = &routev3.RouteMatch_Path{Path: base + e.Path}
 	}
-	return &routev3.Route{Match: m, Action: toCluster(u)}
+	return &routev3.Route{Match: m, Action: toCluster(u.ClusterName())}
 }
 
 // toCluster sets the times of an allowed call. Nothing is retried: a call that reached the upstream once was recorded once.
-func toCluster(u *Upstream) *routev3.Route_Route {
+func toCluster(name string) *routev3.Route_Route {
 	return &routev3.Route_Route{Route: &routev3.RouteAction{
-		ClusterSpecifier:  &routev3.RouteAction_Cluster{Cluster: u.ClusterName()},
+		ClusterSpecifier:  &routev3.RouteAction_Cluster{Cluster: name},
 		Timeout:           durationpb.New(0), // no limit on the whole answer: the two below bound it
 		IdleTimeout:       durationpb.New(routeIdle),
 		MaxStreamDuration: &routev3.RouteAction_MaxStreamDuration{MaxStreamDuration: durationpb.New(maxStream)},
@@ -163,7 +183,7 @@ func exactHeader(name, value string) *routev3.HeaderMatcher {
 // requestHeadersToRemove are headers that tell an upstream about the gateway or the job's network.
 func requestHeadersToRemove() []string {
 	return []string{
-		ScopeHeader,
+		ScopeHeader, SchemeHeader, InspectHeader, "proxy-authorization", "proxy-connection",
 		"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "via",
 		"x-envoy-external-address", "x-envoy-internal", "x-envoy-expected-rq-timeout-ms", "x-envoy-attempt-count",
 	}

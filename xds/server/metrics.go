@@ -7,14 +7,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are the control plane's. The label type has four values, one per xDS type served.
+// metrics are the control plane's. The label type has five values, one per xDS type served.
 type metrics struct {
-	connected prometheus.Gauge
-	resources *prometheus.GaugeVec
-	responses *prometheus.CounterVec
-	sent      *prometheus.CounterVec
-	nacks     *prometheus.CounterVec
-	rejected  prometheus.Counter
+	connected   prometheus.Gauge
+	resources   *prometheus.GaugeVec
+	responses   *prometheus.CounterVec
+	sent        *prometheus.CounterVec
+	nacks       *prometheus.CounterVec
+	rejected    prometheus.Counter
+	leaves      prometheus.Gauge
+	leafAnswers *prometheus.CounterVec // result: minted, refused, failed, evicted
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -31,12 +33,15 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		sent:      counter("sent_resources_total", "Resources sent in delta responses, by type."),
 		nacks:     counter("nacks_total", "Responses that an Envoy refused, by type; it keeps what it had."),
 		rejected:  prometheus.NewCounter(prometheus.CounterOpts(opts("rejected_contracts_total", "Contracts that did not compile and were not put in force."))),
+		leaves:    prometheus.NewGauge(prometheus.GaugeOpts(opts("leaves", "Leaf certificates that are kept or being made."))),
+		leafAnswers: prometheus.NewCounterVec(prometheus.CounterOpts(opts("leaf_answers_total",
+			"Answers to Envoy's questions for a leaf certificate, by result: minted, refused, failed, evicted.")), []string{"result"}),
 	}
 	if r == nil {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.connected, m.resources, m.responses, m.sent, m.nacks, m.rejected} {
+	for _, c := range []prometheus.Collector{m.connected, m.resources, m.responses, m.sent, m.nacks, m.rejected, m.leaves, m.leafAnswers} {
 		if err := r.Register(c); err != nil {
 			errs = append(errs, fmt.Errorf("xds server: metrics: %w", err))
 		}

@@ -1,4 +1,4 @@
-// Package server is the control plane that Envoy asks: it keeps the door, the upstreams' clusters and each contract's
+// Package server is the control plane that Envoy asks: it keeps the doors, the upstreams' clusters and each contract's
 // routes, and pushes what changed over one delta ADS stream. The protocol is Envoy's xDS v3, carried by go-control-plane.
 package server
 
@@ -38,6 +38,8 @@ type Config struct {
 	Registerer prometheus.Registerer // nil: metrics are kept but not published
 	SystemCA   string                // PEM bundle that vouches for https upstreams without a CA file of their own; Envoy reads it
 	TLS        *tls.Config           // nil: plain, for a Unix socket; otherwise it must ask for client certificates
+	Minter     Minter                // makes the inner door's leaf certificates; nil: every host is refused
+	MaxLeaves  int                   // that are kept; 0: DefaultMaxLeaves
 }
 
 // Validate reports everything that is wrong with c, joined.
@@ -49,6 +51,9 @@ func (c Config) Validate() error {
 	if c.TLS != nil && c.TLS.ClientAuth != tls.RequireAndVerifyClientCert {
 		errs = append(errs, errors.New("xds server: TLS must require and verify client certificates, because the resources name every upstream"))
 	}
+	if c.MaxLeaves < 0 {
+		errs = append(errs, errors.New("xds server: the number of leaves is negative"))
+	}
 	return errors.Join(errs...)
 }
 
@@ -57,9 +62,11 @@ type Server struct {
 	cfg     Config
 	metrics *metrics
 	tracker *tracker
+	secrets *secrets
 
 	mu        sync.Mutex
 	upstreams []compile.Upstream
+	egress    *compile.EgressConfig
 	contracts map[string]compile.Allow
 	ready     bool // a listener was set
 	caches    map[string]*typed
@@ -78,7 +85,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, metrics: m, tracker: newTracker(cfg.Log, m),
+		cfg: cfg, metrics: m, tracker: newTracker(cfg.Log, m), secrets: newSecrets(cfg, m),
 		contracts: map[string]compile.Allow{}, caches: map[string]*typed{},
 	}
 	for _, t := range servedTypes {
@@ -87,14 +94,29 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// SetListener puts the reverse door in force.
-func (s *Server) SetListener(l *listenerv3.Listener) error {
-	if l == nil {
-		return errors.New("xds server: the listener is missing")
+// SetListeners makes these doors the ones in force. With more than the reverse door, the scope of CONNECT and the cluster
+// that leads to the inner door come with them.
+func (s *Server) SetListeners(ls ...*listenerv3.Listener) error {
+	next := make(map[string]types.Resource, len(ls))
+	for _, l := range ls {
+		if l == nil {
+			return errors.New("xds server: the listener is missing")
+		}
+		next[l.GetName()] = l
+	}
+	if len(next) == 0 || len(next) != len(ls) {
+		return errors.New("xds server: there must be at least one listener, each with a name of its own")
+	}
+	connect, err := compile.Connect()
+	if err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.caches[resourcev3.ListenerType].replace(map[string]types.Resource{l.GetName(): l}); err != nil {
+	if err := s.putScope(connect); err != nil {
+		return err
+	}
+	if err := s.caches[resourcev3.ListenerType].replace(next); err != nil {
 		return err
 	}
 	s.ready = true
@@ -105,21 +127,28 @@ func (s *Server) SetListener(l *listenerv3.Listener) error {
 func (s *Server) SetUpstreams(ups []compile.Upstream) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	clusters, err := compile.Clusters(ups, s.cfg.SystemCA)
+	return s.recompile(append([]compile.Upstream(nil), ups...), s.egress)
+}
+
+// SetEgress says how hosts beside the upstreams are reached, and compiles every contract again; nil: they are not.
+func (s *Server) SetEgress(e *compile.EgressConfig) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.recompile(s.upstreams, e)
+}
+
+func (s *Server) recompile(ups []compile.Upstream, egress *compile.EgressConfig) error {
+	next, err := clusters(ups, egress, s.cfg.SystemCA)
 	if err != nil {
 		return err
 	}
 	routes := map[string]types.Resource{}
 	for _, a := range s.contracts {
-		r, err := compile.Scope(a, ups)
+		r, err := compile.Scope(a, ups, egress)
 		if err != nil {
 			return err
 		}
 		routes[r.Routes.GetName()] = r.Routes
-	}
-	next := make(map[string]types.Resource, len(clusters))
-	for _, c := range clusters {
-		next[c.GetName()] = c
 	}
 	// Make before break: new clusters, then the routes that name them, then the old clusters go.
 	if err := s.caches[resourcev3.ClusterType].put(next); err != nil {
@@ -128,8 +157,40 @@ func (s *Server) SetUpstreams(ups []compile.Upstream) error {
 	if err := s.caches[resourcev3.RouteType].put(routes); err != nil {
 		return err
 	}
-	s.upstreams = append([]compile.Upstream(nil), ups...)
+	s.upstreams, s.egress = ups, egress
 	return s.caches[resourcev3.ClusterType].replace(next)
+}
+
+// clusters are the upstreams', the egress ones, and the one that leads into tunnels.
+func clusters(ups []compile.Upstream, egress *compile.EgressConfig, systemCA string) (map[string]types.Resource, error) {
+	all, err := compile.Clusters(ups, systemCA)
+	if err != nil {
+		return nil, err
+	}
+	if egress != nil {
+		more, err := compile.EgressClusters(*egress)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, more...)
+	}
+	inner, err := compile.Inner()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]types.Resource{inner.GetName(): inner}
+	for _, c := range all {
+		out[c.GetName()] = c
+	}
+	return out, nil
+}
+
+// putScope puts routes in force before the scope that names them.
+func (s *Server) putScope(r *compile.Resources) error {
+	if err := s.caches[resourcev3.RouteType].put(map[string]types.Resource{r.Routes.GetName(): r.Routes}); err != nil {
+		return err
+	}
+	return s.caches[resourcev3.ScopedRouteType].put(map[string]types.Resource{r.Scope.GetName(): r.Scope})
 }
 
 // PutContract puts the routes of one contract in force, or replaces them. A contract that does not compile is an error
@@ -137,16 +198,13 @@ func (s *Server) SetUpstreams(ups []compile.Upstream) error {
 func (s *Server) PutContract(a compile.Allow) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r, err := compile.Scope(a, s.upstreams)
+	r, err := compile.Scope(a, s.upstreams, s.egress)
 	if err != nil {
 		s.metrics.rejected.Inc()
 		s.cfg.Log.Error("contract does not compile; those in force stay", slog.String("policy_hash", a.Hash), slog.String("error", err.Error()))
 		return err
 	}
-	if err := s.caches[resourcev3.RouteType].put(map[string]types.Resource{r.Routes.GetName(): r.Routes}); err != nil {
-		return err
-	}
-	if err := s.caches[resourcev3.ScopedRouteType].put(map[string]types.Resource{r.Scope.GetName(): r.Scope}); err != nil {
+	if err := s.putScope(r); err != nil {
 		return err
 	}
 	s.contracts[a.Hash] = a
@@ -231,10 +289,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 }
 
 func (s *Server) handler(ctx context.Context) discoveryv3.AggregatedDiscoveryServiceServer {
-	caches := make(map[string]cachev3.Cache, len(s.caches))
+	caches := make(map[string]cachev3.Cache, len(s.caches)+1)
 	for t, c := range s.caches {
 		caches[t] = c.cache
 	}
+	caches[resourcev3.SecretType] = s.secrets
 	mux := &cachev3.MuxCache{
 		Classify:      func(r *cachev3.Request) string { return r.GetTypeUrl() },
 		ClassifyDelta: func(r *cachev3.DeltaRequest) string { return r.GetTypeUrl() },
@@ -242,7 +301,7 @@ func (s *Server) handler(ctx context.Context) discoveryv3.AggregatedDiscoverySer
 	}
 	// A first request without names means "all" only for the types that Envoy asks for that way. For routes it would send
 	// every contract's, which on-demand loading is there to avoid.
-	return ads{delta: delta.NewServer(ctx, mux, s.tracker, delta.DeactivateLegacyWildcardForTypes([]string{resourcev3.RouteType}))}
+	return ads{delta: delta.NewServer(ctx, mux, s.tracker, delta.DeactivateLegacyWildcardForTypes([]string{resourcev3.RouteType, resourcev3.SecretType}))}
 }
 
 // ads serves the delta half of the aggregated protocol; the state-of-the-world half answers Unimplemented.

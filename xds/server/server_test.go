@@ -49,7 +49,7 @@ func testServer(t testing.TB, log *slog.Logger) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(s.SetUpstreams(upstreams(t, "a", "b")), s.SetListener(&listenerv3.Listener{Name: "door"})); err != nil {
+	if err := errors.Join(s.SetUpstreams(upstreams(t, "a", "b")), s.SetListeners(&listenerv3.Listener{Name: "door"})); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -261,7 +261,7 @@ func TestRefusalIsHeard(t *testing.T) {
 	if got := count(t, s.metrics.nacks.WithLabelValues("Listener")); got != 1 {
 		t.Errorf("nacks = %v", got)
 	}
-	if err := s.SetListener(&listenerv3.Listener{Name: "better"}); err != nil {
+	if err := s.SetListeners(&listenerv3.Listener{Name: "better"}); err != nil {
 		t.Fatal(err)
 	}
 	waited := make(chan error, 1)
@@ -296,7 +296,7 @@ func TestBadInputDisturbsNothing(t *testing.T) {
 	if err := s.SetUpstreams(https); !errors.Is(err, compile.ErrNoCA) {
 		t.Errorf("https without authorities: %v", err)
 	}
-	if err := s.SetListener(nil); err == nil {
+	if err := s.SetListeners(nil); err == nil {
 		t.Error("no listener was accepted")
 	}
 	for typeURL, c := range s.caches {
