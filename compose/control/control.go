@@ -30,6 +30,7 @@ const (
 type Config struct {
 	Registry     http.Handler      // /v1/wpc and below
 	IssuerSocket string            // Unix socket of the issuer
+	Authority    http.Handler      // /v1/ca.pem, the authority that programs under a contract trust; nil: there is none
 	Status       *Status           // health, readiness and metrics of this process
 	Peers        map[string]string // status sockets of the other processes, by the name that /metrics/NAME shows
 	Log          *slog.Logger
@@ -56,6 +57,9 @@ func New(c Config) (http.Handler, error) {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/wpc", c.Registry)
 	mux.Handle("/v1/wpc/", c.Registry)
+	if c.Authority != nil {
+		mux.Handle("GET /v1/ca.pem", c.Authority)
+	}
 	issuer := issuerProxy(c.IssuerSocket, c.Log)
 	for _, path := range []string{"/v1/tokens/", "/v1/jwks", "/v1/did", "/v1/revocations/", "/v1/contracts/", "/v1/keys/"} {
 		mux.Handle(path, issuer)

@@ -14,6 +14,7 @@ import (
 	"sallyport/extproc/gate"
 	"sallyport/extproc/replay"
 	"sallyport/extproc/secret"
+	"sallyport/signer/address"
 	"sallyport/signer/client"
 )
 
@@ -121,6 +122,7 @@ func (p *Process) gate(signer *client.Client, store replay.Store) (*gate.Gate, *
 	g, err := gate.New(gate.Config{
 		Upstreams: ups, Audience: c.Audience, TrustedContractSigners: trusted, Registry: registry, Replay: store,
 		Secrets: broker, Signer: signer, Binding: c.JobBinding, MaxBodyBytes: c.MaxBodyBytes, Log: p.Log, Metrics: p.Status.Registry,
+		AddressAllowed: address.Allowed,
 	})
 	return g, broker, err
 }

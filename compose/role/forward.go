@@ -1,27 +1,34 @@
 package role
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
+	"sallyport/compose/config"
+	"sallyport/extproc/gate"
+	"sallyport/signer/address"
 	"sallyport/signer/contract"
 	"sallyport/xds/compile"
 	"sallyport/xds/leaf"
 	"sallyport/xds/reach"
 	"sallyport/xds/registry"
 	"sallyport/xds/resolver"
+	"sallyport/xds/server"
 )
 
 // GatewayName is the name of the forward door itself: of its certificate, and of the base URLs that are reached by it.
-const GatewayName = "gateway.sallyport.internal"
+const GatewayName = gate.GatewayName
 
 // forward is what the forward door needs of the control plane: which hosts contracts name, certificates for them, and
 // their addresses.
@@ -48,6 +55,98 @@ func (p *Process) newForward(ups []compile.Upstream) (*forward, error) {
 		Listen: "127.0.0.1:0", Hosts: c.Egress.Addresses(), Permitted: f.hosts.Private, Metrics: p.Status.Registry, Log: p.Log,
 	})
 	return f, err
+}
+
+// Leaf makes certificates for the inner door.
+func (f *forward) Leaf(ctx context.Context, host string) (*server.Leaf, error) {
+	l, err := f.leaves.Leaf(ctx, host)
+	switch {
+	case errors.Is(err, leaf.ErrNotAllowed):
+		return nil, fmt.Errorf("%w: %w", server.ErrLeafRefused, err)
+	case err != nil:
+		return nil, err
+	}
+	return &server.Leaf{ChainPEM: l.ChainPEM, KeyPEM: l.KeyPEM, NotAfter: l.NotAfter}, nil
+}
+
+const (
+	// certificateTimeout bounds the wait for the signer, without which there is no forward door.
+	certificateTimeout = 30 * time.Second
+	certificateRetry   = time.Second
+	// certificateCheck is how often the door's own certificate is looked at; the leaves keep themselves fresh.
+	certificateCheck = 10 * time.Minute
+)
+
+// certificateOfDoor is the forward door's own certificate. The signer may still be starting.
+func (f *forward) certificateOfDoor(ctx context.Context) (*compile.Certificate, error) {
+	ctx, cancel := context.WithTimeout(ctx, certificateTimeout)
+	defer cancel()
+	for {
+		l, err := f.leaves.Leaf(ctx, GatewayName)
+		if err == nil {
+			return &compile.Certificate{ChainPEM: l.ChainPEM, KeyPEM: l.KeyPEM}, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the forward door has no certificate: %w", err)
+		case <-time.After(certificateRetry):
+		}
+	}
+}
+
+// keepCertificate gives the forward door a new certificate of its own before the old one ends.
+func (p *plane) keepCertificate(ctx context.Context, log *slog.Logger) error {
+	tick := time.NewTicker(certificateCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		l, err := p.forward.leaves.Leaf(ctx, GatewayName)
+		switch {
+		case err != nil:
+			log.Error("the forward door's certificate cannot be renewed now", slog.Any("error", err))
+		case bytes.Equal(l.ChainPEM, p.doors.Certificate.ChainPEM): // still fresh
+		default:
+			if err := p.listen(ctx); err != nil {
+				log.Error("the forward door's new certificate is not in force", slog.Any("error", err))
+			}
+		}
+	}
+}
+
+// egress is how hosts beside the upstreams are reached.
+func (f *forward) egress(c *config.Config) (*compile.EgressConfig, error) {
+	ca := c.Egress.CAFile
+	if ca == "" {
+		ca = systemCA()
+	}
+	e := &compile.EgressConfig{Resolver: f.resolver.Addr(), CAFile: ca, Refused: address.Prefixes()}
+	return e, e.Validate()
+}
+
+// ways are a contract's ways out beside the providers, as routes are made from them.
+func ways(c *contract.Contract) []compile.Egress {
+	var out []compile.Egress
+	for _, r := range c.Egress() {
+		e := compile.Egress{
+			Host: r.Host, Subdomains: r.Subdomains, OnlySubdomains: r.OnlySubdomains, Methods: r.Methods,
+			PathPrefixes: r.PathPrefixes, CIDRs: r.Prefixes(), Inspect: r.Inspect,
+		}
+		for _, port := range r.Ports {
+			e.Ports = append(e.Ports, uint16(port)) //nolint:gosec // the schema bounds it
+		}
+		out = append(out, e)
+	}
+	bindings := c.Bindings()
+	for _, name := range slices.Sorted(maps.Keys(bindings)) {
+		if b := bindings[name]; b.Host != "" {
+			out = append(out, compile.Egress{Host: b.Host, Methods: b.Methods, PathPattern: b.Path})
+		}
+	}
+	return out
 }
 
 // open says whether TLS may be ended under a name.

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"time"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+
 	"sallyport/compose/config"
 	"sallyport/compose/control"
 	"sallyport/envoy"
@@ -42,7 +44,7 @@ func (p *Process) XDS(ctx context.Context) error {
 	if err := Prepare(c); err != nil {
 		return err
 	}
-	srv, err := p.xdsServer()
+	plane, err := p.newPlane(ctx)
 	if err != nil {
 		return err
 	}
@@ -50,22 +52,26 @@ func (p *Process) XDS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.putContracts(srv, reg); err != nil {
+	if err := p.putContracts(plane, reg); err != nil {
 		return err
 	}
-	public, private, err := p.registryHandlers(reg, srv)
+	public, private, err := p.registryHandlers(reg, plane)
 	if err != nil {
 		return err
 	}
-	p.addChecks(srv)
-	api, err := control.New(control.Config{Registry: public, IssuerSocket: IssuerSocket(c), Status: p.Status, Peers: p.peers(), Log: p.Log})
+	p.addChecks(plane.srv)
+	conf := control.Config{Registry: public, IssuerSocket: IssuerSocket(c), Status: p.Status, Peers: p.peers(), Log: p.Log}
+	if plane.forward != nil {
+		conf.Authority = plane.forward.authority(reg, p.Log)
+	}
+	api, err := control.New(conf)
 	if err != nil {
 		return err
 	}
-	return p.serveXDS(ctx, srv, api, private)
+	return p.serveXDS(ctx, plane, api, private)
 }
 
-func (p *Process) serveXDS(ctx context.Context, srv *server.Server, api, private http.Handler) error {
+func (p *Process) serveXDS(ctx context.Context, plane *plane, api, private http.Handler) error {
 	ads, err := listenLink(p.Config.XDS)
 	if err != nil {
 		return fmt.Errorf("xds: %w", err)
@@ -82,44 +88,106 @@ func (p *Process) serveXDS(ctx context.Context, srv *server.Server, api, private
 	if err := p.status(s); err != nil {
 		return err
 	}
-	s.run("xds", func(ctx context.Context) error { return srv.Serve(ctx, ads) })
+	s.run("xds", func(ctx context.Context) error { return plane.srv.Serve(ctx, ads) })
+	if plane.forward != nil {
+		s.run("resolver", plane.forward.resolver.Serve)
+		s.run("certificates", func(ctx context.Context) error { return plane.keepCertificate(ctx, p.Log) })
+	}
 	s.http(reg, private, p.Log)
 	s.http(ctl, api, p.Log)
 	return s.wait()
 }
 
-// xdsServer holds the listener and the clusters; contracts come later.
-func (p *Process) xdsServer() (*server.Server, error) {
+// plane is the control plane: what Envoy is told, and what the forward door needs besides.
+type plane struct {
+	srv     *server.Server
+	doors   compile.Forward // what all doors share, and where the forward door listens
+	reverse netip.AddrPort
+	forward *forward // nil without a forward door
+}
+
+// newPlane holds the listeners and the clusters; contracts come later.
+func (p *Process) newPlane(ctx context.Context) (*plane, error) {
 	c := p.Config
 	conf, err := serverTLS(c.XDS)
 	if err != nil {
 		return nil, fmt.Errorf("xds: %w", err)
 	}
-	srv, err := server.New(server.Config{Log: p.Log, Registerer: p.Status.Registry, SystemCA: systemCA(), TLS: conf})
-	if err != nil {
-		return nil, err
-	}
-	tcp, err := net.ResolveTCPAddr("tcp", c.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
-	}
-	// Go writes IPv4 addresses as mapped into IPv6, which Envoy cannot bind.
-	addr := netip.AddrPortFrom(tcp.AddrPort().Addr().Unmap(), tcp.AddrPort().Port())
-	door, err := compile.Listener(compile.Door{
-		Address: addr, ExtProcCluster: envoy.ExtProcCluster, MaxBody: c.MaxBodyBytes, AccessLog: AccessLog(c),
-	})
-	if err != nil {
-		return nil, err
-	}
 	ups, err := compileUpstreams(c)
 	if err != nil {
 		return nil, err
 	}
-	return srv, errors.Join(srv.SetUpstreams(ups), srv.SetListeners(door))
+	out := &plane{doors: compile.Forward{Door: compile.Door{ExtProcCluster: envoy.ExtProcCluster, MaxBody: c.MaxBodyBytes, AccessLog: AccessLog(c)}}}
+	if out.reverse, err = listenAddress("listen", c.Listen); err != nil {
+		return nil, err
+	}
+	serverConfig := server.Config{Log: p.Log, Registerer: p.Status.Registry, SystemCA: systemCA(), TLS: conf}
+	if c.Forward() {
+		if out.doors.Address, err = listenAddress("forward_listen", c.ForwardListen); err != nil {
+			return nil, err
+		}
+		if out.forward, err = p.newForward(ups); err != nil {
+			return nil, err
+		}
+		if out.doors.Egress, err = out.forward.egress(c); err != nil {
+			return nil, err
+		}
+		serverConfig.Minter = out.forward
+	}
+	if out.srv, err = server.New(serverConfig); err != nil {
+		return nil, err
+	}
+	return out, errors.Join(out.srv.SetUpstreams(ups), out.srv.SetEgress(out.doors.Egress), out.listen(ctx))
+}
+
+// listen puts the doors in force.
+func (p *plane) listen(ctx context.Context) error {
+	door := p.doors.Door
+	door.Address = p.reverse
+	reverse, err := compile.Listener(door)
+	if err != nil {
+		return err
+	}
+	listeners := []*listenerv3.Listener{reverse}
+	if p.forward != nil {
+		if p.doors.Certificate, err = p.forward.certificateOfDoor(ctx); err != nil {
+			return err
+		}
+		more, err := compile.ForwardListeners(p.doors)
+		if err != nil {
+			return err
+		}
+		listeners = append(listeners, more...)
+	}
+	return p.srv.SetListeners(listeners...)
+}
+
+// put has a contract in force.
+func (p *plane) put(env *envelope.Envelope) error {
+	c, err := contract.Parse(env.Payload)
+	if err != nil {
+		return err
+	}
+	allow := compile.Allow{Hash: c.Hash, Providers: c.Providers()}
+	if p.forward != nil {
+		allow.Egress = ways(c)
+		p.forward.put(c)
+	}
+	return p.srv.PutContract(allow)
+}
+
+func listenAddress(field, text string) (netip.AddrPort, error) {
+	tcp, err := net.ResolveTCPAddr("tcp", text)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%s: %w", field, err)
+	}
+	// Go writes IPv4 addresses as mapped into IPv6, which Envoy cannot bind.
+	return netip.AddrPortFrom(tcp.AddrPort().Addr().Unmap(), tcp.AddrPort().Port()), nil
 }
 
 func compileUpstreams(c *config.Config) ([]compile.Upstream, error) {
 	var out []compile.Upstream
+	addresses := c.Egress.Addresses()
 	for _, u := range c.Upstreams {
 		to, err := u.ParsedURL()
 		if err != nil {
@@ -129,7 +197,7 @@ func compileUpstreams(c *config.Config) ([]compile.Upstream, error) {
 		if !ok {
 			return nil, fmt.Errorf("upstream %s: unknown dialect %q", u.Name, u.Dialect)
 		}
-		up := compile.Upstream{Name: u.Name, Provider: u.Provider, URL: to, CAFile: u.CAFile}
+		up := compile.Upstream{Name: u.Name, Provider: u.Provider, URL: to, CAFile: u.CAFile, Addresses: addresses[strings.ToLower(to.Hostname())]}
 		for _, e := range d.Endpoints() {
 			e = e.Under(to.Path)
 			up.Endpoints = append(up.Endpoints, compile.Endpoint{Method: e.Method, Path: e.Path, Regex: e.Regex})
@@ -169,28 +237,20 @@ func (p *Process) registry() (*registry.Registry, error) {
 
 // putContracts puts every contract of the registry in force. One that cannot be read or compiled is said and left out;
 // calls pinned to it are refused, and no other contract suffers.
-func (p *Process) putContracts(srv *server.Server, reg *registry.Registry) error {
+func (p *Process) putContracts(plane *plane, reg *registry.Registry) error {
 	hashes, err := reg.Hashes()
 	if err != nil {
 		return err
 	}
-	if err := reg.Each(func(_ string, e *envelope.Envelope) error { return put(srv, e) }); err != nil {
+	if err := reg.Each(func(_ string, e *envelope.Envelope) error { return plane.put(e) }); err != nil {
 		p.Log.Error("some contracts are not in force", slog.Any("error", err))
 	}
-	p.Log.Info("contracts are in force", slog.Int("count", srv.Contracts()), slog.Int("in_registry", len(hashes)))
+	p.Log.Info("contracts are in force", slog.Int("count", plane.srv.Contracts()), slog.Int("in_registry", len(hashes)))
 	return nil
 }
 
-func put(srv *server.Server, env *envelope.Envelope) error {
-	c, err := contract.Parse(env.Payload)
-	if err != nil {
-		return err
-	}
-	return srv.PutContract(compile.Allow{Hash: c.Hash, Providers: c.Providers()})
-}
-
 // registryHandlers are the registry for administrators and, on a socket of their own, for the ext_proc processes.
-func (p *Process) registryHandlers(reg *registry.Registry, srv *server.Server) (public, private http.Handler, err error) {
+func (p *Process) registryHandlers(reg *registry.Registry, plane *plane) (public, private http.Handler, err error) {
 	conf := registry.HandlerConfig{
 		Check: func(payload []byte) error {
 			_, err := contract.Parse(payload)
@@ -204,12 +264,12 @@ func (p *Process) registryHandlers(reg *registry.Registry, srv *server.Server) (
 		return sign(ctx, p.Config, payload)
 	}
 	conf.Published = func(ctx context.Context, _ string, e *envelope.Envelope) error {
-		if err := put(srv, e); err != nil {
+		if err := plane.put(e); err != nil {
 			return err
 		}
 		ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 		defer cancel()
-		return srv.WaitApplied(ctx)
+		return plane.srv.WaitApplied(ctx)
 	}
 	admin, err := issuer.LoadAdminKey(p.Config.AdminTokenFile)
 	switch {

@@ -87,6 +87,17 @@ func (o *outside) issue(claims harness.Claims) string {
 	return o.Issue(c)
 }
 
+// lastCut says why calls were cut, for the log of a failed test.
+func (o *outside) lastCut() string {
+	var out []string
+	for id, r := range o.Evidence().Receipts {
+		if d := r.Payload().Metadata.Sallyport; d.Outcome == "cut" {
+			out = append(out, id+" "+d.Reason)
+		}
+	}
+	return strings.Join(out, "\n")
+}
+
 // TestForwardDoor: a client that knows only a proxy and a certificate authority reaches what the contract allows, and
 // nothing else, and each call leaves its record.
 func TestForwardDoor(t *testing.T) {
@@ -134,7 +145,7 @@ func TestForwardDoor(t *testing.T) {
 			}
 			a := harness.Send(c.client, req)
 			if a.Err != nil || a.Status != c.status || c.code != "" && a.Code != c.code {
-				t.Fatalf("%d %s %v, want %d %s: %.300s", a.Status, a.Code, a.Err, c.status, c.code, a.Body)
+				t.Fatalf("%d %s %v, want %d %s: %.300s\n%s", a.Status, a.Code, a.Err, c.status, c.code, a.Body, o.lastCut())
 			}
 			if reached := o.site.Count() - before; reached != map[bool]int{true: 1}[c.status == 200] {
 				t.Fatalf("%d requests reached the site", reached)

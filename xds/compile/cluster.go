@@ -68,10 +68,10 @@ func cluster(u *Upstream, systemCA string) (*clusterv3.Cluster, error) {
 		CircuitBreakers:               breakers(),
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{
 			ClusterName: u.ClusterName(),
-			Endpoints:   []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{lbEndpoint(host, u.port())}}},
+			Endpoints:   []*endpointv3.LocalityLbEndpoints{{LbEndpoints: u.endpoints()}},
 		},
 	}
-	if err := setDiscovery(c, host); err != nil {
+	if err := setDiscovery(c, host, len(u.Addresses) > 0); err != nil {
 		return nil, err
 	}
 	opts, err := pack(protocolOptions(u.URL.Scheme))
@@ -92,8 +92,8 @@ func cluster(u *Upstream, systemCA string) (*clusterv3.Cluster, error) {
 
 // setDiscovery picks how the host becomes an address. One logical endpoint keeps pooled connections when a large
 // provider's DNS rotates its addresses; one endpoint per address would drain them at each answer.
-func setDiscovery(c *clusterv3.Cluster, host string) error {
-	if _, err := netip.ParseAddr(host); err == nil {
+func setDiscovery(c *clusterv3.Cluster, host string, known bool) error {
+	if _, err := netip.ParseAddr(host); err == nil || known {
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
 		return nil
 	}
@@ -112,6 +112,18 @@ func setDiscovery(c *clusterv3.Cluster, host string) error {
 	// An upstream whose name does not resolve must not keep the others, or the listener, from coming up.
 	c.WaitForWarmOnInit = wrapperspb.Bool(false)
 	return nil
+}
+
+// endpoints are where the upstream is: its name, or the addresses that the operator gave it.
+func (u *Upstream) endpoints() []*endpointv3.LbEndpoint {
+	if len(u.Addresses) == 0 {
+		return []*endpointv3.LbEndpoint{lbEndpoint(u.URL.Hostname(), u.port())}
+	}
+	out := make([]*endpointv3.LbEndpoint, 0, len(u.Addresses))
+	for _, a := range u.Addresses {
+		out = append(out, lbEndpoint(a.String(), u.port()))
+	}
+	return out
 }
 
 func lbEndpoint(host string, port uint32) *endpointv3.LbEndpoint {

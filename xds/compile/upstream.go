@@ -36,6 +36,7 @@ type Upstream struct {
 	URL            *url.URL // scheme http or https, host, optional base path; nothing else
 	Endpoints      []Endpoint
 	CAFile         string        // PEM file of the authorities that may vouch for it; empty: Config of the control plane decides
+	Addresses      []netip.Addr  // of the host, where the operator names them; empty: the name is looked up
 	ConnectTimeout time.Duration // 0: DefaultConnectTimeout
 }
 

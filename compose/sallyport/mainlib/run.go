@@ -23,9 +23,6 @@ import (
 // program's own.
 const exitRun = 125
 
-// defaultForward is where the forward door is as long as the configuration does not say.
-const defaultForward = "127.0.0.1:8083"
-
 // programEnded carries the program's exit status to Main.
 type programEnded struct{ status int }
 
@@ -70,7 +67,7 @@ The exit status is the program's own; 125 says that it was not run, or not to it
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "no notes and no summary")
 	cmd.Flags().StringVar(&f.summaryFile, "summary-file", "", "file for the summary as JSON")
 	cmd.Flags().StringVar(&f.forwardAddress, "forward", "", "the gate's forward door, HOST:PORT (default: from the configuration)")
-	cmd.Flags().StringVar(&f.forwardCAs, "forward-ca", "", "file with the authority of the forward door's certificate; the token is then tied to this run's own client certificate")
+	cmd.Flags().StringVar(&f.forwardCAs, "forward-ca", "", "file with the authority of the forward door's certificate (default: the gateway's own)")
 	return cmd
 }
 
@@ -103,11 +100,7 @@ func (a *app) runProgram(ctx context.Context, f *runFlags, program []string) err
 
 // runJob prepares the job at the gateway, runs the program and withdraws the token.
 func (a *app) runJob(ctx context.Context, c *config.Config, f *runFlags, program []string) (int, error) {
-	door, err := forwardDoor(c, f)
-	if err != nil {
-		return 0, err
-	}
-	j, err := a.newJob(ctx, c, f, door)
+	j, err := a.newJob(ctx, c, f)
 	if err != nil {
 		return 0, err
 	}
@@ -127,7 +120,7 @@ func (a *app) runJob(ctx context.Context, c *config.Config, f *runFlags, program
 	}
 	// The program's own end counts, not a signal to this process: that is passed on.
 	result, err := runner.Run(context.WithoutCancel(ctx), runner.Config{
-		ForwardAddress: door.address, TLS: door.tls, Token: j.token, CA: j.ca, Doors: doors(c), Names: j.names(c),
+		ForwardAddress: j.door.address, TLS: j.door.tls, Token: j.token, CA: j.ca, Doors: doors(c), Names: j.names(c),
 		Program: program, Environ: os.Environ(), Keep: f.keep, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Notes: notes,
 		NoIsolation: f.noIsolation, Hide: hidden(c, a.adminFile, f), PrivateTmp: f.privateTmp,
 	})
@@ -140,27 +133,30 @@ func (a *app) runJob(ctx context.Context, c *config.Config, f *runFlags, program
 // door is where and how the gate's forward door is reached.
 type door struct {
 	address    string
-	tls        *tls.Config // nil is plain text
-	thumbprint string      // of our client certificate, for the token
+	tls        *tls.Config
+	thumbprint string // of our client certificate, for the token
 }
 
-// forwardDoor finds the forward door: flags first. Without an authority for its certificate the door is spoken to in
-// plain text, which is for this machine alone.
-func forwardDoor(c *config.Config, f *runFlags) (*door, error) {
+// forwardDoor finds the forward door: flags first. Its certificate is the contract's authority's, unless a flag names
+// another.
+func forwardDoor(c *config.Config, f *runFlags, ca []byte) (*door, error) {
 	d := &door{address: f.forwardAddress}
-	if d.address == "" {
-		d.address = configuredForward(c)
+	switch {
+	case d.address != "":
+	case !c.Forward():
+		return nil, errors.New("the gateway has no forward door: forward_listen is off in the configuration")
+	default:
+		d.address = dialable(c.ForwardListen)
 	}
-	if f.forwardCAs == "" {
-		return d, onlyHere(d.address)
-	}
-	raw, err := os.ReadFile(f.forwardCAs)
-	if err != nil {
-		return nil, fmt.Errorf("--forward-ca: %w", err)
+	if f.forwardCAs != "" {
+		var err error
+		if ca, err = os.ReadFile(f.forwardCAs); err != nil {
+			return nil, fmt.Errorf("--forward-ca: %w", err)
+		}
 	}
 	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(raw) {
-		return nil, fmt.Errorf("--forward-ca: %s holds no certificate", f.forwardCAs)
+	if !roots.AppendCertsFromPEM(ca) {
+		return nil, errors.New("the authority of the forward door's certificate is no certificate in PEM")
 	}
 	cert, thumbprint, err := runner.ClientCertificate(time.Now(), maxRun)
 	if err != nil {
@@ -170,9 +166,6 @@ func forwardDoor(c *config.Config, f *runFlags) (*door, error) {
 	d.tls = &tls.Config{RootCAs: roots, ServerName: runner.ReverseHost, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}}
 	return d, nil
 }
-
-// configuredForward is the configuration's forward door.
-func configuredForward(*config.Config) string { return defaultForward }
 
 // doors are the base URLs that the gate offers.
 func doors(c *config.Config) []runner.Door {

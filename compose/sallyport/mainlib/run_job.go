@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -36,7 +35,7 @@ type job struct {
 	hash, mission string
 	sub           string
 	ttl           time.Duration
-	thumbprint    string // of the client certificate; "" for a token that any client may use
+	door          *door
 	contract      *contract.Contract
 	ca            []byte // PEM
 
@@ -46,12 +45,12 @@ type job struct {
 }
 
 // newJob publishes the contract where needed and reads what a run of it needs.
-func (a *app) newJob(ctx context.Context, c *config.Config, f *runFlags, d *door) (*job, error) {
+func (a *app) newJob(ctx context.Context, c *config.Config, f *runFlags) (*job, error) {
 	client, err := a.api()
 	if err != nil {
 		return nil, err
 	}
-	j := &job{api: client, audience: c.Audience, mission: f.mission, sub: f.sub, ttl: f.ttl, thumbprint: d.thumbprint}
+	j := &job{api: client, audience: c.Audience, mission: f.mission, sub: f.sub, ttl: f.ttl}
 	if j.mission == "" {
 		j.mission = "run-" + newUUID()
 	}
@@ -70,7 +69,8 @@ func (a *app) newJob(ctx context.Context, c *config.Config, f *runFlags, d *door
 	if j.ca, err = client.certificateAuthority(ctx, j.hash); err != nil {
 		return nil, err
 	}
-	return j, nil
+	j.door, err = forwardDoor(c, f, j.ca)
+	return j, err
 }
 
 // ready asks whether the gateway is up and says how to start one.
@@ -159,9 +159,7 @@ func (j *job) issue(ctx context.Context) error {
 	}{issueRequest: issueRequest{
 		Sub: j.sub, Aud: j.audience, Scope: []string{"proxy:call"}, TTLSec: int64(j.ttl / time.Second), PolicyHash: j.hash, MissionID: j.mission,
 	}}
-	if j.thumbprint != "" {
-		req.Cnf = map[string]string{"x5t#S256": j.thumbprint}
-	}
+	req.Cnf = map[string]string{"x5t#S256": j.door.thumbprint}
 	var answer struct {
 		Token string `json:"token"`
 	}
@@ -261,15 +259,6 @@ func (j *job) names(c *config.Config) func(string) bool {
 		}
 		return false
 	}
-}
-
-// onlyHere refuses an address that is not this machine's own: the token would cross a network in plain text.
-func onlyHere(address string) error {
-	a, err := netip.ParseAddrPort(address)
-	if err != nil || !a.Addr().IsLoopback() {
-		return fmt.Errorf("the forward door %s is not on this machine's loopback interface, so --forward-ca must name the authority of its certificate", address)
-	}
-	return nil
 }
 
 func cutFile(from string) (string, bool) { return strings.CutPrefix(from, "file:") }
