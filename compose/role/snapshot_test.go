@@ -47,7 +47,7 @@ func TestSnapshotsAreValidForEnvoy(t *testing.T) {
 				must(t, err)
 				parsed, err := contract.Parse(payload)
 				must(t, err)
-				snapshot, err := compile.Scope(compile.Allow{Hash: parsed.Hash, Providers: parsed.Providers()}, ups)
+				snapshot, err := compile.Scope(compile.Allow{Hash: parsed.Hash, Providers: parsed.Providers()}, ups, nil)
 				must(t, err)
 				dir := shortDir(t)
 				path := filepath.Join(dir, "envoy.json")
