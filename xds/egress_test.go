@@ -189,3 +189,35 @@ func TestEgressBesideAnUpstream(t *testing.T) {
 		return bytes.Contains([]byte(log), []byte(`"upstream":"main"`)) && bytes.Contains([]byte(log), []byte(`"egress/named/http"`))
 	})
 }
+
+func prefixes(texts ...string) (out []netip.Prefix) {
+	for _, s := range texts {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+// Envoy's guard looks at the first address of an answer, and its connection then tries them all (1.40.0). The public cache
+// holds no refused address, so nothing follows there; the one for named addresses is only as narrow as the resolver's answer.
+// The resolver must therefore give a single address for a host that contracts name addresses for.
+func TestOnlyTheFirstAddressIsChecked(t *testing.T) {
+	w := newForwardWorld(t)
+	p := port(w.host.plain)
+	w.names.set("half.test", addrs("127.0.0.4", "127.0.0.2")) // nothing listens at .4
+	w.names.set("one.test", addrs("127.0.0.4"))
+	w.allow(hashOf(1),
+		compile.Egress{Host: "half.test", Ports: []uint16{p}, CIDRs: prefixes("127.0.0.4/32")},
+		compile.Egress{Host: "one.test", Ports: []uint16{p}, CIDRs: prefixes("127.0.0.4/32")})
+	c := w.client("t")
+	get := func(host string) answer {
+		a, err := w.send(c, "GET", "http://"+host+":"+w.host.plain+"/", hashOf(1), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	if a := get("half.test"); a.body != "private" || w.host.reached() != 1 {
+		t.Errorf("Envoy no longer goes on to the second address (%d %q): tell the resolver", a.status, a.body)
+	}
+	get("one.test").refused(t, code.UpstreamUnreachable)
+}
