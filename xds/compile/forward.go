@@ -7,19 +7,14 @@ import (
 	"net/netip"
 	"time"
 
-	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
-	xdsmatcherv3 "github.com/cncf/xds/go/xds/type/matcher/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	matchingv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/matching/v3"
-	skipv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/matcher/action/v3"
 	statev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
 	setstatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
 	inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	sniv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/cert_mappers/sni/v3"
 	ondemandv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/cert_selectors/on_demand_secret/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
-	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -37,9 +32,11 @@ const (
 	StatePeer      = "sallyport.peer"
 )
 
+// ForwardDoor is the name of the forward door's listener.
+const ForwardDoor = "door/forward"
+
 const (
-	forwardName = "door/forward"
-	innerName   = "door/inner"
+	innerName = "door/inner"
 	// handshakeTimeout is longer than the control plane takes to ask the signer.
 	handshakeTimeout = 15 * time.Second
 	// NoServerName is the secret that is asked for when a client names no server: a name that can never be a host.
@@ -89,7 +86,7 @@ func forwardListener(f Forward) (*listenerv3.Listener, error) {
 		return nil, fmt.Errorf("door: %w", err)
 	}
 	if f.Certificate == nil {
-		return listener(forwardName, f.Door, plain)
+		return listener(ForwardDoor, f.Door, plain)
 	}
 	secure, err := filterChain(f.Door, forwardMTLS)
 	if err != nil {
@@ -101,7 +98,7 @@ func forwardListener(f Forward) (*listenerv3.Listener, error) {
 	if secure.TransportSocket, err = tlsSocket(clientCertificate(f.Certificate)); err != nil {
 		return nil, err
 	}
-	l, err := listener(forwardName, f.Door, secure, plain)
+	l, err := listener(ForwardDoor, f.Door, secure, plain)
 	if err != nil {
 		return nil, err
 	}
@@ -229,32 +226,4 @@ func handOver() *setstatev3.Config {
 		})
 	}
 	return out
-}
-
-// unlessConnect leaves a filter out for CONNECT.
-func unlessConnect(name string, cfg proto.Message) (proto.Message, error) {
-	input, err := pack(&matcherv3.HttpRequestHeaderMatchInput{HeaderName: ":method"})
-	if err != nil {
-		return nil, err
-	}
-	skip, err := pack(&skipv3.SkipFilter{})
-	if err != nil {
-		return nil, err
-	}
-	packed, err := pack(cfg)
-	if err != nil {
-		return nil, err
-	}
-	onConnect := &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{
-		Action: &xdscorev3.TypedExtensionConfig{Name: "skip", TypedConfig: skip},
-	}}
-	return &matchingv3.ExtensionWithMatcher{
-		ExtensionConfig: &corev3.TypedExtensionConfig{Name: name, TypedConfig: packed},
-		XdsMatcher: &xdsmatcherv3.Matcher{MatcherType: &xdsmatcherv3.Matcher_MatcherTree_{MatcherTree: &xdsmatcherv3.Matcher_MatcherTree{
-			Input: &xdscorev3.TypedExtensionConfig{Name: "method", TypedConfig: input},
-			TreeType: &xdsmatcherv3.Matcher_MatcherTree_ExactMatchMap{ExactMatchMap: &xdsmatcherv3.Matcher_MatcherTree_MatchMap{
-				Map: map[string]*xdsmatcherv3.Matcher_OnMatch{"CONNECT": onConnect},
-			}},
-		}}},
-	}, nil
 }

@@ -1,24 +1,34 @@
 package compile
 
 import (
+	"errors"
 	"net/netip"
 
+	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	rbacconfv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	headerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	upstreamipv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/rbac/matchers/upstream_ip_port/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
-// Names of the filters that a route of a contract may override.
+// Names of filters. A route of a contract overrides the first two.
 const (
-	resolveFilter      = "envoy.filters.http.dynamic_forward_proxy"
-	resolveNamedFilter = "sallyport.resolve_named"
+	nameFilter         = "sallyport.named"
 	addressFilter      = "sallyport.address_guard"
+	resolveFilter      = "sallyport.resolve"
+	resolveNamedFilter = "sallyport.resolve_named"
+	proxyExtension     = "envoy.filters.http.dynamic_forward_proxy"
 )
+
+// namedHeader tells the two caches' filters which of them is meant: 0, or 1 where the route says so. Whatever a client
+// sent is overwritten. A filter that a route enables would not do: the contract's route is chosen after the chain of filters was
+// built (Envoy 1.40.0, measured).
+const namedHeader = "x-sallyport-named"
 
 // egressKey marks a contract's egress routes in their metadata, so that the guard can tell them from the upstreams'.
 const egressKey = "egress"
@@ -103,13 +113,35 @@ func exemption(refused, cidrs []netip.Prefix) (map[string]*anypb.Any, error) {
 	if err != nil {
 		return nil, err
 	}
-	off, err := pack(&routev3.FilterConfig{Disabled: true})
+	mark, err := pack(&headerv3.HeaderMutationPerRoute{Mutations: setNamed("1")})
 	if err != nil {
 		return nil, err
 	}
-	on, err := pack(&routev3.FilterConfig{Config: &anypb.Any{}})
+	return map[string]*anypb.Any{addressFilter: guard, nameFilter: mark}, nil
+}
+
+// addEgressFilters find the address of a host, in the cache that the route says, and refuse it if it is not to be reached.
+func addEgressFilters(e EgressConfig, add func(string, proto.Message) error) error {
+	public, err := skipWhere(namedHeader, "1", proxyExtension, resolve(e.cache(publicCache)))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return map[string]*anypb.Any{addressFilter: guard, resolveFilter: off, resolveNamedFilter: on}, nil
+	named, err := skipWhere(namedHeader, "0", proxyExtension, resolve(e.cache(namedCache)))
+	if err != nil {
+		return err
+	}
+	wall, err := addressGuard(e.Refused, nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(add(nameFilter, &headerv3.HeaderMutation{Mutations: setNamed("0")}), add(resolveFilter, public), add(resolveNamedFilter, named), add(addressFilter, wall))
+}
+
+func setNamed(value string) *headerv3.Mutations {
+	return &headerv3.Mutations{RequestMutations: []*mutationv3.HeaderMutation{{
+		Action: &mutationv3.HeaderMutation_Append{Append: &corev3.HeaderValueOption{
+			Header:       &corev3.HeaderValue{Key: namedHeader, Value: value},
+			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+		}},
+	}}}
 }

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"errors"
+	"strings"
 
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -15,6 +16,7 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	exprv1 "google.golang.org/genproto/googleapis/api/expr/v1alpha1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -30,6 +32,7 @@ type kind struct {
 	upgrades   []string // that reach the processor; any other gets Envoy's own 403, which agents take for a bad key
 	tunnels    bool     // a CONNECT may be opened here, so its identity is handed to what comes out of it
 	extended   bool     // HTTP/2 clients may CONNECT, for a tunnel or a WebSocket
+	certified  bool     // only clients that have shown a certificate pass
 }
 
 // Names of the filter chains, as the attribute xds.filter_chain_name shows them to the processor.
@@ -43,6 +46,7 @@ const (
 const (
 	attrChain  = "xds.filter_chain_name"
 	attrSource = "source.address"
+	attrDigest = "connection.sha256_peer_certificate_digest"
 )
 
 var (
@@ -55,8 +59,8 @@ var (
 		attributes: []string{attrSource, attrChain},
 	}
 	forwardMTLS = kind{
-		chain: ChainForwardMTLS, stats: "forward_mtls", upgrades: []string{"CONNECT", "websocket"}, tunnels: true, extended: true,
-		attributes: []string{attrSource, attrChain, "connection.sha256_peer_certificate_digest"},
+		chain: ChainForwardMTLS, stats: "forward_mtls", upgrades: []string{"CONNECT", "websocket"}, tunnels: true, extended: true, certified: true,
+		attributes: []string{attrSource, attrChain, attrDigest},
 	}
 	inner = kind{
 		chain: ChainInner, stats: "inner", upgrades: []string{"websocket"}, extended: true,
@@ -168,10 +172,10 @@ func scopedRoutes() *hcmv3.HttpConnectionManager_ScopedRoutes {
 // the processor gave, the routes of the contract.
 func httpFilters(d Door, k kind) ([]*hcmv3.HttpFilter, error) {
 	var out []*hcmv3.HttpFilter
-	add := func(name string, disabled bool, cfg proto.Message) error {
+	add := func(name string, cfg proto.Message) error {
 		packed, err := pack(cfg)
 		if err == nil {
-			out = append(out, &hcmv3.HttpFilter{Name: name, Disabled: disabled, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: packed}})
+			out = append(out, &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: packed}})
 		}
 		return err
 	}
@@ -180,27 +184,20 @@ func httpFilters(d Door, k kind) ([]*hcmv3.HttpFilter, error) {
 		return nil, err
 	}
 	errs := []error{
-		add("envoy.filters.http.body_size_limit", false, size),
-		add("envoy.filters.http.ext_proc", false, extProc(d, k)),
+		add("envoy.filters.http.body_size_limit", size),
+		add("envoy.filters.http.ext_proc", extProc(d, k)),
 	}
 	if !weaken.Off("guard") {
-		errs = append(errs, add("envoy.filters.http.rbac", false, guard()))
+		errs = append(errs, add("envoy.filters.http.rbac", guard(k)))
 	}
-	errs = append(errs, add("envoy.filters.http.on_demand", false, &ondemandv3.OnDemand{}))
+	errs = append(errs, add("envoy.filters.http.on_demand", &ondemandv3.OnDemand{}))
 	if k.tunnels {
-		errs = append(errs, add("envoy.filters.http.set_filter_state", false, handOver()))
+		errs = append(errs, add("envoy.filters.http.set_filter_state", handOver()))
 	}
-	if e := d.Egress; e != nil {
-		errs = append(errs,
-			add(resolveFilter, false, resolve(e.cache(publicCache))),
-			add(resolveNamedFilter, true, resolve(e.cache(namedCache))))
-		wall, err := addressGuard(e.Refused, nil)
-		if err != nil {
-			return nil, err
-		}
-		errs = append(errs, add(addressFilter, false, wall))
+	if d.Egress != nil {
+		errs = append(errs, addEgressFilters(*d.Egress, add))
 	}
-	errs = append(errs, add("envoy.filters.http.router", false, &routerv3.Router{SuppressEnvoyHeaders: true}))
+	errs = append(errs, add("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true}))
 	return out, errors.Join(errs...)
 }
 
@@ -218,7 +215,7 @@ func sizeLimit(d Door, k kind) (proto.Message, error) {
 	if !k.tunnels {
 		return limit, nil
 	}
-	return unlessConnect("envoy.filters.http.body_size_limit", limit)
+	return skipWhere(":method", "CONNECT", "envoy.filters.http.body_size_limit", limit)
 }
 
 func extProc(d Door, k kind) *extprocv3.ExternalProcessor {
@@ -255,7 +252,7 @@ func extProc(d Door, k kind) *extprocv3.ExternalProcessor {
 
 // guard passes only what the processor has marked. It is needed: a processor that closes its stream cleanly without an
 // answer lets the request through unchanged, whatever failure_mode_allow says (Envoy 1.40.0, measured).
-func guard() *rbacv3.RBAC {
+func guard(k kind) *rbacv3.RBAC {
 	verdict := &rbacconfv3.SourcedMetadata{MetadataMatcher: &matcherv3.MetadataMatcher{
 		Filter: MetadataNamespace,
 		Path: []*matcherv3.MetadataMatcher_PathSegment{{
@@ -265,11 +262,29 @@ func guard() *rbacv3.RBAC {
 			StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: VerdictAllow}},
 		}},
 	}}
+	policy := &rbacconfv3.Policy{
+		Permissions: []*rbacconfv3.Permission{{Rule: &rbacconfv3.Permission_SourcedMetadata{SourcedMetadata: verdict}}},
+		Principals:  []*rbacconfv3.Principal{{Identifier: &rbacconfv3.Principal_Any{Any: true}}},
+	}
+	if k.certified {
+		policy.Condition = hasCertificate()
+	}
 	return &rbacv3.RBAC{Rules: &rbacconfv3.RBAC{
-		Action: rbacconfv3.RBAC_ALLOW,
-		Policies: map[string]*rbacconfv3.Policy{VerdictKey: {
-			Permissions: []*rbacconfv3.Permission{{Rule: &rbacconfv3.Permission_SourcedMetadata{SourcedMetadata: verdict}}},
-			Principals:  []*rbacconfv3.Principal{{Identifier: &rbacconfv3.Principal_Any{Any: true}}},
-		}},
+		Action: rbacconfv3.RBAC_ALLOW, Policies: map[string]*rbacconfv3.Policy{VerdictKey: policy},
 	}}
+}
+
+// hasCertificate is the CEL expression connection.sha256_peer_certificate_digest != "". It is needed: with any issuer
+// accepted, require_client_certificate lets a client without one in (Envoy 1.40.0, measured).
+func hasCertificate() *exprv1.Expr {
+	digest := &exprv1.Expr{ExprKind: &exprv1.Expr_SelectExpr{SelectExpr: &exprv1.Expr_Select{
+		Operand: &exprv1.Expr{ExprKind: &exprv1.Expr_IdentExpr{IdentExpr: &exprv1.Expr_Ident{Name: "connection"}}},
+		Field:   strings.TrimPrefix(attrDigest, "connection."),
+	}}}
+	none := &exprv1.Expr{ExprKind: &exprv1.Expr_ConstExpr{ConstExpr: &exprv1.Constant{
+		ConstantKind: &exprv1.Constant_StringValue{StringValue: ""},
+	}}}
+	return &exprv1.Expr{ExprKind: &exprv1.Expr_CallExpr{CallExpr: &exprv1.Expr_Call{
+		Function: "_!=_", Args: []*exprv1.Expr{digest, none},
+	}}}
 }

@@ -31,11 +31,12 @@ const ProcessorDetails = "sallyport"
 var replies = []reply{
 	{details: []string{"request_payload_too_large"}, code: code.PayloadTooLarge},
 	{details: []string{"path_normalization_failed"}, code: code.PathNotCanonical},
+	{details: []string{"rbac_access_denied_matched_policy[" + AddressPolicy + "]", "dns_resolution_failure{address_denied"}, code: code.PolicyEgressNotAllowed},
 	{details: []string{"rbac_access_denied", "ext_proc_error", "cluster_not_found", "overload"}, code: code.GateUnavailable},
 	{details: []string{"route_not_found", "direct_response"}, code: code.RouteNotAllowed},
 	{details: []string{"response_timeout", "upstream_response_timeout", "upstream_per_try", "upstream_max_stream_duration",
 		"max_duration_timeout", "stream_idle_timeout"}, code: code.UpstreamTimeout},
-	{details: []string{"upstream_", "no_healthy_upstream", "early_upstream"}, code: code.UpstreamUnreachable},
+	{details: []string{"upstream_", "no_healthy_upstream", "early_upstream", "dns_resolution_failure"}, code: code.UpstreamUnreachable},
 	{details: []string{"request_overall_timeout", "request_header_timeout"}, code: code.InvalidRequest, status: http.StatusRequestTimeout},
 	{details: []string{"http1.", "http2.", "missing_host_header", "missing_path", "absolute_path_rejected", "low_version",
 		"invalid_"}, code: code.InvalidRequest},

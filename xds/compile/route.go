@@ -183,7 +183,7 @@ func exactHeader(name, value string) *routev3.HeaderMatcher {
 // requestHeadersToRemove are headers that tell an upstream about the gateway or the job's network.
 func requestHeadersToRemove() []string {
 	return []string{
-		ScopeHeader, SchemeHeader, InspectHeader, "proxy-authorization", "proxy-connection",
+		ScopeHeader, SchemeHeader, InspectHeader, namedHeader, "proxy-authorization", "proxy-connection",
 		"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "via",
 		"x-envoy-external-address", "x-envoy-internal", "x-envoy-expected-rq-timeout-ms", "x-envoy-attempt-count",
 	}

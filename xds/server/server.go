@@ -94,8 +94,7 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// SetListeners makes these doors the ones in force. With more than the reverse door, the scope of CONNECT and the cluster
-// that leads to the inner door come with them.
+// SetListeners makes these doors the ones in force. With the forward door comes the scope of CONNECT.
 func (s *Server) SetListeners(ls ...*listenerv3.Listener) error {
 	next := make(map[string]types.Resource, len(ls))
 	for _, l := range ls {
@@ -113,8 +112,10 @@ func (s *Server) SetListeners(ls ...*listenerv3.Listener) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.putScope(connect); err != nil {
-		return err
+	if next[compile.ForwardDoor] != nil {
+		if err := s.putScope(connect); err != nil {
+			return err
+		}
 	}
 	if err := s.caches[resourcev3.ListenerType].replace(next); err != nil {
 		return err
