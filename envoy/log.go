@@ -20,6 +20,9 @@ func (s *Supervisor) forward(r io.Reader) {
 	sc.Buffer(make([]byte, 0, 4096), maxLine)
 	for sc.Scan() {
 		level, component, text := splitLine(sc.Text())
+		if strings.Contains(text, "marked as work-in-progress") {
+			level = slog.LevelDebug // one for each address of the guard's list, each time that it is read (1.40.0)
+		}
 		s.cfg.Log.LogAttrs(context.Background(), level, "envoy", slog.String("component", component), slog.String("text", text))
 	}
 	if sc.Err() != nil {

@@ -110,10 +110,14 @@ func (x *exchange) agree() *code.Denial {
 // outward finds the way out of a request that came by a forward door: a model provider that the operator has declared, else
 // the host itself. A provider's host is only one for the paths that its dialect knows.
 func (x *exchange) outward(scheme string, port int) (*destination, *code.Denial) {
-	if scheme == "https" {
+	switch {
+	case scheme == "https":
 		if dest := x.gate.doors.model(x.to, x.req); dest != nil {
 			return dest, nil
 		}
+	case x.to.port != port:
+		// Contracts do not name a scheme: what they allow at any other port is meant to be TLS.
+		return &destination{door: x.gate.outside, scheme: scheme}, code.Deny(code.PolicyEgressNotAllowed, "plain HTTP goes to port %d only, not to %s; use https", port, x.to)
 	}
 	outside := *x.gate.outside
 	outside.name = x.to.without(portHTTPS) // how contracts write it: the port is left out where it is 443

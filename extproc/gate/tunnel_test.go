@@ -280,7 +280,9 @@ func TestPlainForward(t *testing.T) {
 	}
 	f.open().mustRefuse(code.PolicyEgressNotAllowed, plain("data.example", "/public/a"))
 	f.open().mustRefuse(code.AddressNotAllowed, plain("169.254.169.254", "/latest/meta-data"))
-	f.open().mustRefuse(code.AddressNotAllowed, plain("localhost:8081", "/"))
+	f.open().mustRefuse(code.AddressNotAllowed, plain("localhost", "/"))
+	f.open().mustRefuse(code.PolicyEgressNotAllowed, plain("plain.example:8080", "/"))
+	f.open().mustRefuse(code.PolicyEgressNotAllowed, plain("data.example:443", "/public/a"))
 	f.open().mustRefuse(code.UnknownProvider, plain(GatewayName, "/nowhere"))
 	// The gateway's own name is the reverse door.
 	k = f.open()

@@ -217,13 +217,13 @@ func TestForwardDoorRefuses(t *testing.T) {
 		"an address":                   {get(with(nil), o.url("127.0.0.1", "/public/a"), nil), ""},
 		"localhost":                    {get(with(nil), o.url("localhost", "/public/a"), nil), ""},
 		"the control API":              {get(with(nil), strings.Replace(o.ControlURL, "http:", "https:", 1)+"/health", nil), ""},
-		"metadata":                     {get(with(nil), "http://169.254.169.254/latest/meta-data", nil), "POLICY_EGRESS_NOT_ALLOWED"},
+		"metadata":                     {get(with(nil), "http://169.254.169.254/latest/meta-data", nil), "ADDRESS_NOT_ALLOWED"},
 		"domain fronting":              {get(with(nil), o.url(dataHost, "/public/a"), func(r *http.Request) { r.Host = otherHost + ":" + o.site.Port() }), "AUTHORITY_MISMATCH"},
 		"fronting an allowed host":     {get(with(nil), o.url(dataHost, "/public/a"), func(r *http.Request) { r.Host = modelHost + ":" + o.site.Port() }), "AUTHORITY_MISMATCH"},
 		"another server name":          {get(sni(modelHost), o.url(dataHost, "/public/a"), nil), "AUTHORITY_MISMATCH"},
 		"a server name of no contract": {get(sni(otherHost), o.url(dataHost, "/public/a"), nil), ""},
 		"a private address":            {get(with(nil), o.url(privateHost, "/"), nil), "-"},
-		"plain, where TLS is allowed":  {get(with(nil), "http://"+dataHost+":"+o.site.Port()+"/public/a", nil), "-"},
+		"plain, where TLS is allowed":  {get(with(nil), "http://"+dataHost+":"+o.site.Port()+"/public/a", nil), "POLICY_EGRESS_NOT_ALLOWED"},
 		"a WebSocket":                  {get(with(func(tr *http.Transport) { tr.ForceAttemptHTTP2 = false }), o.url(dataHost, "/public/a"), func(r *http.Request) { r.Header.Set("Connection", "Upgrade"); r.Header.Set("Upgrade", "websocket") }), "-"},
 	} {
 		switch {

@@ -71,7 +71,7 @@ def read(path):
 
 def processes():
     found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for pid in (p for p in os.listdir("/proc") if p.isdigit() and int(p) != os.getpid()):
         try:
             found.append(read(f"/proc/{pid}/cmdline").replace(b"\0", b" ").decode(errors="replace"))
         except OSError:
