@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"net/http"
 	"strings"
 
 	"sallyport/extproc/decide"
@@ -317,6 +318,11 @@ func (x *exchange) run() string {
 func (x *exchange) refuse(d *code.Denial) *message.Response {
 	x.deny(d)
 	answer := x.speaker().Denial(d, x.id)
+	if d.Code == code.TokenRequired && x.from.proxy() {
+		// git and others send their proxy's credentials only when they are asked for, in HTTP's own words.
+		answer.Status = http.StatusProxyAuthRequired
+		answer.Headers = append(answer.Headers, [2]string{"proxy-authenticate", `Basic realm="sallyport"`})
+	}
 	im := &message.Immediate{
 		Status: answer.Status,
 		Body:   answer.Body,

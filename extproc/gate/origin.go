@@ -67,6 +67,9 @@ func originOf(m *message.Request) (origin, *code.Denial) {
 	return o, nil
 }
 
+// proxy says whether clients speak to this door as to a proxy.
+func (o *origin) proxy() bool { return o.door == doorForward || o.door == doorForwardMTLS }
+
 // holds says whether the token may be used by whoever is at this door: one that is bound to a client certificate (RFC 8705)
 // only by its holder. Out of a tunnel it was looked at when the tunnel was opened.
 func (o *origin) holds(t *token.Token) bool {

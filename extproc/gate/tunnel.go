@@ -173,5 +173,5 @@ func (x *exchange) addressed() *code.Denial {
 
 // isConnect tells a request for a tunnel. Envoy 1.40.0 hands an HTTP/2 extended CONNECT over as the upgrade that it is.
 func (x *exchange) isConnect() bool {
-	return x.req.method == http.MethodConnect && (x.from.door == doorForward || x.from.door == doorForwardMTLS)
+	return x.req.method == http.MethodConnect && x.from.proxy()
 }

@@ -132,6 +132,13 @@ func TestConnect(t *testing.T) {
 			}
 			k := f.open()
 			m := connectTo(tc.door, tc.authority, tok, tc.attributes...)
+			if tc.want == code.TokenRequired {
+				im := k.must("refusal", m).GetImmediateResponse()
+				if im.GetStatus().GetCode() != 407 || !strings.Contains(im.String(), "proxy-authenticate") {
+					t.Errorf("git would not send its token: %v", im)
+				}
+				return
+			}
 			if tc.want != "" {
 				k.mustRefuse(tc.want, m)
 				return

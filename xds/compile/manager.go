@@ -119,7 +119,8 @@ func connectionManager(d Door, k kind) (*hcmv3.HttpConnectionManager, error) {
 			// Codex sends session_id with every call.
 			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_DROP_HEADER,
 		},
-		HttpProtocolOptions: &corev3.Http1ProtocolOptions{},
+		// Python's http.client opened tunnels by HTTP/1.0 until 3.12.
+		HttpProtocolOptions: &corev3.Http1ProtocolOptions{AcceptHttp_10: k.tunnels},
 		Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
 			MaxConcurrentStreams: wrapperspb.UInt32(h2Streams),
 			AllowConnect:         k.extended,
