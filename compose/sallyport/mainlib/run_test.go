@@ -1,6 +1,10 @@
 package mainlib
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
 	"encoding/json"
 	"encoding/pem"
 	"io"
@@ -11,8 +15,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	runner "sallyport/compose/run"
+	"sallyport/signer/ca"
 	"sallyport/signer/contract"
 )
 
@@ -30,9 +36,26 @@ const runToken = "the.run.token"
 type runGateway struct {
 	control, door *httptest.Server
 
+	ca []byte // PEM
+
 	mu    sync.Mutex
 	asked []string
 	down  bool
+}
+
+// certificate is that of the forward door, by an authority of its own.
+func (g *runGateway) certificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	authority, _, err := ca.OpenOrCreate(ca.Config{Dir: filepath.Join(t.TempDir(), "ca")}, time.Now())
+	must(t, err)
+	g.ca, err = authority.Certificate([]string{runner.ReverseHost}, nil, time.Now())
+	must(t, err)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	chain, _, err := authority.Sign(runner.ReverseHost, key.Public(), time.Now())
+	must(t, err)
+	block, _ := pem.Decode(chain)
+	return tls.Certificate{Certificate: [][]byte{block.Bytes}, PrivateKey: key}
 }
 
 func newRunGateway(t *testing.T) (*runGateway, []string) {
@@ -58,7 +81,7 @@ func newRunGateway(t *testing.T) (*runGateway, []string) {
 		case "/v1/wpc":
 			_, _ = io.WriteString(w, `{"policy_hash_b64u":"`+parsed.Hash+`"}`)
 		case "/v1/ca.pem":
-			_, _ = io.WriteString(w, "the authority\n")
+			_, _ = w.Write(g.ca)
 		case "/v1/tokens/issue":
 			_, _ = io.WriteString(w, `{"token":"`+runToken+`"}`)
 		case "/v1/tokens/revoke":
@@ -68,10 +91,12 @@ func newRunGateway(t *testing.T) (*runGateway, []string) {
 		}
 	}))
 	t.Cleanup(g.control.Close)
-	g.door = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	g.door = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		note(r)
 		w.Header().Set("X-Sallyport-Receipt", "rcpt_7")
 	}))
+	g.door.TLS = &tls.Config{Certificates: []tls.Certificate{g.certificate(t)}, ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS13}
+	g.door.StartTLS()
 	t.Cleanup(g.door.Close)
 	return g, []string{
 		"--control-url", g.control.URL, "--admin-token-file", write(t, "admin", "admin-key\n"), "--data-dir", t.TempDir(),
@@ -147,14 +172,13 @@ func TestRunRefuses(t *testing.T) {
 		status int
 		want   string
 	}{
-		"no contract":             {[]string{"--", "true"}, false, ExitUsage, "--contract is missing"},
-		"no program":              {[]string{"--contract", exampleFile}, false, ExitUsage, "arg"},
-		"a short life":            {[]string{"--contract", exampleFile, "--ttl", "5s", "--", "true"}, false, ExitUsage, "--ttl"},
-		"no such file":            {[]string{"--contract", "/no/such", "--", "true"}, false, exitRun, "contract: "},
-		"an unknown contract":     {[]string{"--contract", someHash, "--", "true"}, false, exitRun, "contract: "},
-		"a gateway not ready":     {[]string{"--contract", exampleFile, "--", "true"}, true, exitRun, "not ready"},
-		"a door in plain text":    {[]string{"--contract", exampleFile, "--forward", "192.0.2.1:8083", "--", "true"}, false, exitRun, "--forward-ca"},
-		"a name for a plain door": {[]string{"--contract", exampleFile, "--forward", "gate.example.com:8083", "--", "true"}, false, exitRun, "--forward-ca"},
+		"no contract":               {[]string{"--", "true"}, false, ExitUsage, "--contract is missing"},
+		"no program":                {[]string{"--contract", exampleFile}, false, ExitUsage, "arg"},
+		"a short life":              {[]string{"--contract", exampleFile, "--ttl", "5s", "--", "true"}, false, ExitUsage, "--ttl"},
+		"no such file":              {[]string{"--contract", "/no/such", "--", "true"}, false, exitRun, "contract: "},
+		"an unknown contract":       {[]string{"--contract", someHash, "--", "true"}, false, exitRun, "contract: "},
+		"a gateway not ready":       {[]string{"--contract", exampleFile, "--", "true"}, true, exitRun, "not ready"},
+		"an authority that is none": {[]string{"--contract", exampleFile, "--forward-ca", exampleFile, "--", "true"}, false, exitRun, "no certificate in PEM"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g, flags := newRunGateway(t)
