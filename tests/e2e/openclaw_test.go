@@ -64,7 +64,7 @@ func TestOpenClaw(t *testing.T) {
 	s := harness.Start(t, harness.Options{})
 	s.Upstream.Handle = toolTurn
 	program := []string{filepath.Join(claw.Dir, "node_modules", ".bin", "openclaw"), "agent", "exec", "Read note.txt and say what it says."}
-	for _, w := range []way{"direct", reverse, isolated} {
+	for _, w := range []way{direct, reverse, isolated} {
 		t.Run(string(w), func(t *testing.T) {
 			before, receipts := s.Upstream.Count(), len(s.Evidence().Receipts)
 			answer := openClawTurn(t, s, py, program, w)
@@ -75,7 +75,7 @@ func TestOpenClaw(t *testing.T) {
 			if len(calls) != 2 {
 				t.Errorf("the turn took %d calls of the model", len(calls))
 			}
-			if w == "direct" {
+			if w == direct {
 				return
 			}
 			for _, c := range calls {
@@ -112,10 +112,11 @@ func openClawTurn(t *testing.T, s *harness.System, py harness.Programs, program 
 	args := append(append([]string{}, program...), "--config", config, "--cwd", work, "--json")
 	env := []string{"PATH=" + filepath.Dir(py.Bin("node")) + ":" + os.Getenv("PATH"), "HOME=" + home, "OPENCLAW_STATE_DIR=" + filepath.Join(home, "state")}
 	switch w {
-	case "direct":
+	case direct:
 		env = append(env, "OPENAI_BASE_URL="+s.Upstream.URL("openai")+"/v1", "OPENAI_API_KEY=not-a-real-key")
 	case reverse:
 		env = append(env, "OPENAI_BASE_URL="+s.GatewayURL+"/openai/v1", "OPENAI_API_KEY="+s.Issue(nil))
+	case proxied: // OpenClaw has proxy settings of its own, and none reaches a model on this machine
 	case isolated:
 		args = append([]string{harness.Binary(t, false), "run", "-c", filepath.Join(s.Dir, "sallyport.yaml"), "--contract", s.ContractHash, "--"}, args...)
 	}

@@ -18,6 +18,7 @@ import (
 type way string
 
 const (
+	direct   way = "direct"   // not at all
 	reverse  way = "reverse"  // base URL and API key
 	proxied  way = "proxy"    // HTTPS_PROXY
 	isolated way = "isolated" // sallyport run
@@ -185,6 +186,7 @@ func (o *outside) runProgram(t *testing.T, py harness.Programs, command []string
 	}
 	env := []string{"PATH=" + filepath.Dir(py.Bin("node")) + ":" + os.Getenv("PATH"), "HOME=" + dir, "GIT_TERMINAL_PROMPT=0", "npm_config_update_notifier=false"}
 	switch w {
+	case direct:
 	case reverse:
 		token := o.issue(harness.Claims{"mission_id": job})
 		env = append(env, "OPENAI_BASE_URL="+o.GatewayURL+"/openai/v1", "OPENAI_API_KEY="+token, "ANTHROPIC_BASE_URL="+o.GatewayURL+"/anthropic", "ANTHROPIC_API_KEY="+token)
