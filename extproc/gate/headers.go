@@ -202,8 +202,10 @@ func (r *request) scopedToken(tunnel string, known func(string) bool) (string, *
 		return "", code.Deny(code.TokenRequired, "")
 	}
 	// A program that must have an API key got a placeholder, and came with its token by another way.
-	if real := slices.DeleteFunc(slices.Clone(creds), credential.placeholder); len(real) > 0 {
-		creds = real
+	if slices.ContainsFunc(creds, credential.placeholder) {
+		if real := slices.DeleteFunc(slices.Clone(creds), credential.placeholder); len(real) > 0 {
+			creds = real
+		}
 	}
 	tok := creds[0].value
 	for _, c := range creds {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"time"
 )
 
 // Entry is one record as it is read.
@@ -39,6 +40,30 @@ func Read(dir string, visit func(Entry) error) error {
 	if err != nil {
 		return err
 	}
+	return read(dir, names, visit)
+}
+
+// ReadSince is Read without the segments that were last written to before a time: who looks for what happened since need
+// not read the whole log.
+func ReadSince(dir string, since time.Time, visit func(Entry) error) error {
+	names, err := segments(dir)
+	if err != nil {
+		return err
+	}
+	for len(names) > 1 {
+		info, err := os.Stat(filepath.Join(dir, names[0]))
+		if err != nil {
+			return fmt.Errorf("evidence log: %w", err)
+		}
+		if !info.ModTime().Before(since) {
+			break
+		}
+		names = names[1:]
+	}
+	return read(dir, names, visit)
+}
+
+func read(dir string, names []string, visit func(Entry) error) error {
 	var damage []error
 	var expect uint64
 	for i, name := range names {

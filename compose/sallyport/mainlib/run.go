@@ -100,6 +100,11 @@ func (a *app) runProgram(ctx context.Context, f *runFlags, program []string) err
 
 // runJob prepares the job at the gateway, runs the program and withdraws the token.
 func (a *app) runJob(ctx context.Context, c *config.Config, f *runFlags, program []string) (int, error) {
+	end, err := a.ensureGateway(ctx, c, f.quiet)
+	if err != nil {
+		return 0, err
+	}
+	defer end()
 	j, err := a.newJob(ctx, c, f)
 	if err != nil {
 		return 0, err
@@ -202,11 +207,14 @@ type runSummary struct {
 	Mission    string `json:"mission_id"`
 	ExitStatus int    `json:"exit_status"`
 	Evidence   string `json:"evidence"` // directory of the receipts
+	// Recorded is what the evidence says of the job; nil where it cannot be read from here.
+	Recorded *recorded `json:"recorded,omitempty"`
 }
 
 // conclude tells how the run went.
 func (a *app) conclude(c *config.Config, f *runFlags, j *job, r *runner.Result) error {
 	s := runSummary{Summary: r.Summary, PolicyHash: j.hash, Mission: j.mission, ExitStatus: r.ExitCode, Evidence: c.Evidence.Dir}
+	s.Recorded = readRecorded(c.Evidence.Dir, j.mission, j.begin)
 	if !f.quiet {
 		printSummary(a.err, s)
 	}

@@ -39,6 +39,8 @@ type job struct {
 	contract      *contract.Contract
 	ca            []byte // PEM
 
+	begin time.Time
+
 	mu      sync.Mutex
 	tokens  []runner.Token // the newest last; those before it may still be good
 	expires time.Time
@@ -50,7 +52,7 @@ func (a *app) newJob(ctx context.Context, c *config.Config, f *runFlags) (*job, 
 	if err != nil {
 		return nil, err
 	}
-	j := &job{api: client, audience: c.Audience, mission: f.mission, sub: f.sub, ttl: f.ttl}
+	j := &job{api: client, audience: c.Audience, mission: f.mission, sub: f.sub, ttl: f.ttl, begin: time.Now()}
 	if j.mission == "" {
 		j.mission = "run-" + newUUID()
 	}
@@ -265,6 +267,10 @@ func cutFile(from string) (string, bool) { return strings.CutPrefix(from, "file:
 
 // printSummary is the summary for people.
 func printSummary(w io.Writer, s runSummary) {
+	if s.Recorded != nil {
+		s.Recorded.print(w, s)
+		return
+	}
 	fmt.Fprintf(w, "sallyport: %d calls allowed, %d refused", s.Allowed, s.Refused)
 	if s.Cut > 0 {
 		fmt.Fprintf(w, ", %d cut", s.Cut)
