@@ -107,8 +107,9 @@ func TestLeavesByName(t *testing.T) {
 		}
 	}
 	c.unsubscribe("no.example", "A.example", "x*", "..")
+	before := m.count("no.example")
 	c.subscribe(resourcev3.SecretType, "no.example")
-	if got := c.leaves(1); got["no.example"] != "removed" || m.count("no.example") != 2 {
+	if got := c.leaves(1); got["no.example"] != "removed" || m.count("no.example") == before {
 		t.Errorf("%v after %d questions: a refusal was kept", got, m.count("no.example"))
 	}
 	if n := s.secrets.kept(); n != 1 {
@@ -119,7 +120,7 @@ func TestLeavesByName(t *testing.T) {
 	}
 	out.mu.Lock()
 	defer out.mu.Unlock()
-	if text := log.String(); strings.Contains(text, "private-key") || !strings.Contains(text, "no.example") {
+	if text := log.String(); strings.Contains(text, "private-key") || !strings.Contains(text, "A.example") {
 		t.Errorf("log: %s", text)
 	}
 }
