@@ -167,7 +167,7 @@ func (s *secrets) answer(w *watch, ready, gone []string) {
 		next[name] = l.version
 	}
 	for _, name := range gone {
-		if hostName(name) {
+		if name != "*" && !strings.HasSuffix(name, "/*") { // the protocol keeps no such name, so nothing would ever forget it here
 			next[name] = answeredNo
 		}
 	}
