@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"sallyport/tests/harness"
@@ -295,4 +297,54 @@ func TestForwardDoorIdentity(t *testing.T) {
 	harness.Eventually(t, "the open tunnel of a withdrawn token is of no use", func() bool {
 		return get(0, 1000).Code == "TOKEN_REVOKED"
 	})
+}
+
+// TestAbandonedTunnels: clients that open tunnels and drop them, as fast as they can, disturb nobody else.
+func TestAbandonedTunnels(t *testing.T) {
+	t.Parallel()
+	o := startOutside(t)
+	token := o.issue(nil)
+	address := strings.TrimPrefix(o.ForwardURL, "http://")
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var dropped atomic.Int64
+	for range 4 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				conn, err := net.Dial("tcp", address)
+				if err != nil {
+					continue
+				}
+				fmt.Fprintf(conn, "CONNECT %s:%s HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Bearer %s\r\n\r\n", dataHost, o.site.Port(), token)
+				_ = conn.Close() // that is the point
+				dropped.Add(1)
+			}
+		}()
+	}
+	client := o.Proxied(t, token, o.contract, func(tr *http.Transport) { tr.DisableKeepAlives = true })
+	for i := range 100 {
+		req, err := http.NewRequest(http.MethodGet, o.url(dataHost, fmt.Sprintf("/public/%d", i)), http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a := harness.Send(client, req); a.Err != nil || a.Status != http.StatusOK {
+			t.Errorf("call %d: %d %v %.200s", i, a.Status, a.Err, a.Body)
+		}
+		if a := o.Do(harness.Call{Token: token}); a.Status != http.StatusOK {
+			t.Errorf("call %d by the other door: %d %s %v", i, a.Status, a.Code, a.Err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	t.Logf("%d tunnels were dropped meanwhile", dropped.Load())
+	if dropped.Load() < 100 {
+		t.Error("too few to mean anything")
+	}
 }
