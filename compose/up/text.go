@@ -14,7 +14,8 @@ var readyText = template.Must(template.New("ready").Parse(`
 Sallyport is ready. Without a token it refuses; it has just refused itself.
 
   gateway    {{.GatewayURL}}    doors: {{.Doors}}
-  control    {{.ControlURL}}    administrator's key: {{.AdminTokenFile}}
+{{if .ForwardURL}}  forward    {{.ForwardURL}}    an HTTPS proxy, for programs under `+"`sallyport run`"+`
+{{end}}  control    {{.ControlURL}}    administrator's key: {{.AdminTokenFile}}
   upstreams  {{.Upstreams}}
   evidence   {{.EvidenceDir}} ({{.Mode}})    signed by {{.GatewaySignerDID}}
   envoy      {{.EnvoyVersion}}    access log: {{.AccessLog}}
@@ -30,7 +31,10 @@ Paste these into another terminal. The token is the agent's "API key"; it is goo
 
 # 3. the receipt of the last call that passed, verified
 {{.Verify}}
-{{else}}
+{{if .ForwardURL}}
+# 4. a program that knows nothing of this: everything it opens goes through the gate, or nowhere
+{{.AnyProgram}}
+{{end}}{{else}}
 No example was published, because trusted_contract_signers does not name self.
 {{end}}
 Ctrl-C ends everything.
@@ -52,10 +56,12 @@ func (s *system) text(r *Ready) (string, error) {
 		*Ready
 		Doors, Upstreams, Mode, AccessLog string
 		Allowed, Refused, Verify          string
+		AnyProgram                        string
 	}{
 		r, strings.Join(doors, " "), strings.Join(ups, ", "), c.Evidence.Mode, role.AccessLog(c),
 		s.exampleCall(r, true), s.exampleCall(r, false),
 		fmt.Sprintf("%s receipts verify last --show %s", quote(s.Binary), s.where()),
+		fmt.Sprintf("%s run %s --contract %s -- sh -c 'echo \"key: $OPENAI_API_KEY\"; curl -sS https://example.org/ || true'", quote(s.Binary), s.where(), r.ContractHash),
 	})
 	return b.String(), err
 }

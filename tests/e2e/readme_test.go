@@ -11,8 +11,8 @@ import (
 	"sallyport/tests/harness"
 )
 
-// TestPastedCommands runs the three commands that `up` prints, as a newcomer would, and holds them to what is promised:
-// answered, refused with a reason, a receipt that verifies.
+// TestPastedCommands runs the four commands that `up` prints, as a newcomer would, and holds them to what is promised:
+// answered, refused with a reason, a receipt that verifies, a program that finds no other way out.
 func TestPastedCommands(t *testing.T) {
 	t.Parallel()
 	s := harness.Start(t, harness.Options{BuiltIn: true})
@@ -25,6 +25,7 @@ func TestPastedCommands(t *testing.T) {
 		{"HTTP/1.1 200 OK", "x-sallyport-receipt: rcpt_", "chat.completion"},
 		{"HTTP/1.1 451", "POLICY_MODEL_NOT_ALLOWED", "the contract allows openai"},
 		{"verified: receipt rcpt_", "gateway_receipt"},
+		{"key: sk-sallyport-placeholder", "response 451", "0 calls allowed, 1 refused", "POLICY_EGRESS_NOT_ALLOWED"},
 	}
 	commands := regexp.MustCompile(`(?m)^# \d\. .*$`).Split("# 1. "+body, -1)[1:]
 	if len(commands) != len(want) {
