@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -13,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"golang.org/x/net/http2"
 
 	"sallyport/tests/harness"
 )
@@ -346,5 +350,54 @@ func TestAbandonedTunnels(t *testing.T) {
 	t.Logf("%d tunnels were dropped meanwhile", dropped.Load())
 	if dropped.Load() < 100 {
 		t.Error("too few to mean anything")
+	}
+}
+
+// TestPriorKnowledge: a proxy client that speaks HTTP/2 without being asked is judged as any other.
+func TestPriorKnowledge(t *testing.T) {
+	t.Parallel()
+	o := startOutside(t)
+	token := o.issue(nil)
+	address := strings.TrimPrefix(o.ForwardURL, "http://")
+	tr := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, _ string, _ *tls.Config) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}}
+	t.Cleanup(tr.CloseIdleConnections)
+	ask := func(method, url, tok string) *http.Response {
+		body, end := io.Pipe() // a CONNECT's body is the tunnel
+		t.Cleanup(func() { _ = end.Close() })
+		req, err := http.NewRequestWithContext(t.Context(), method, url, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if method != http.MethodConnect {
+			_ = end.Close()
+		}
+		if tok != "" {
+			req.Header.Set("Proxy-Authorization", "Bearer "+tok)
+		}
+		resp, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatalf("%s %s: %v", method, url, err)
+		}
+		t.Cleanup(func() { _ = resp.Body.Close() })
+		return resp
+	}
+	for _, c := range []struct {
+		method, url, token string
+		want               int
+	}{
+		{http.MethodConnect, "http://" + dataHost + ":" + o.site.Port(), token, 200},
+		{http.MethodConnect, "http://" + dataHost + ":" + o.site.Port(), "", 407},
+		{http.MethodConnect, "http://" + otherHost + ":" + o.site.Port(), token, 451},
+		{http.MethodGet, "http://169.254.169.254/latest/meta-data", token, 451},
+		{http.MethodGet, "http://" + strings.TrimPrefix(o.ControlURL, "http://") + "/health", token, 451},
+	} {
+		if got := ask(c.method, c.url, c.token).StatusCode; got != c.want {
+			t.Errorf("%s %s: %d, want %d", c.method, c.url, got, c.want)
+		}
+	}
+	if n := o.site.Count(); n != 0 {
+		t.Errorf("%d requests reached the site", n)
 	}
 }

@@ -88,6 +88,47 @@ func TestOpenClaw(t *testing.T) {
 	}
 }
 
+// TestOpenClawSettings: the settings that a contract means are settings that the real OpenClaw takes, and those of its
+// users that are wider are named.
+func TestOpenClawSettings(t *testing.T) {
+	t.Parallel()
+	py := harness.PythonPackages(t, "programs/requirements.txt")
+	claw := py.NodePackages(t, "openclaw")
+	binary := harness.Binary(t, false)
+	examples, err := filepath.Glob(filepath.Join(harness.Root(), "signer", "contract", "examples", "*.json"))
+	if err != nil || len(examples) == 0 {
+		t.Fatalf("no contracts: %v", err)
+	}
+	home := t.TempDir()
+	for _, c := range examples {
+		t.Run(filepath.Base(c), func(t *testing.T) {
+			settings := filepath.Join(home, filepath.Base(c))
+			if out, err := exec.Command(binary, "contract", "export", "openclaw", c, "--out", settings).CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if out, err := exec.Command(binary, "contract", "check", "openclaw", settings, "--contract", c).CombinedOutput(); err != nil {
+				t.Errorf("our own settings are wider: %s", out)
+			}
+			cmd := exec.Command(filepath.Join(claw.Dir, "node_modules", ".bin", "openclaw"), "config", "validate")
+			cmd.Env = []string{
+				"PATH=" + filepath.Dir(py.Bin("node")) + ":" + os.Getenv("PATH"), "HOME=" + home, "OPENCLAW_STATE_DIR=" + filepath.Join(home, "state"),
+				"OPENCLAW_CONFIG_PATH=" + settings, "OPENAI_API_KEY=x", "ANTHROPIC_API_KEY=x", "GEMINI_API_KEY=x",
+			}
+			if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "valid") {
+				t.Errorf("OpenClaw: %v\n%s", err, out)
+			}
+		})
+	}
+	wide := filepath.Join(home, "wide.json")
+	if err := os.WriteFile(wide, []byte(`{"tools": {"allow": ["read", "exec"], "exec": {"mode": "full"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(binary, "contract", "check", "openclaw", wide, "--contract", filepath.Join(harness.Root(), "signer", "contract", "examples", "seed.json")).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "exec") {
+		t.Errorf("what is wider is not found: %v\n%s", err, out)
+	}
+}
+
 // openClawAnswer is what `openclaw agent exec --json` prints.
 type openClawAnswer struct {
 	OK    bool

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -47,6 +48,9 @@ func (p Programs) NodePackages(t testing.TB, folder string) Programs {
 // Bin is the path of a program.
 func (p Programs) Bin(name string) string { return filepath.Join(p.Dir, "bin", name) }
 
+// installing keeps tests that run side by side from installing the same.
+var installing sync.Mutex
+
 // install runs commands that fill a directory, once for each content of the sources.
 func install(t testing.TB, kind string, sources []string, commands func(dir string) [][]string) Programs {
 	t.Helper()
@@ -56,6 +60,8 @@ func install(t testing.TB, kind string, sources []string, commands func(dir stri
 		must(t, err)
 		fmt.Fprintf(sum, "%d\n%s", len(raw), raw)
 	}
+	installing.Lock()
+	defer installing.Unlock()
 	p := Programs{filepath.Join(Root(), ".tools", kind, hex.EncodeToString(sum.Sum(nil)[:6]))}
 	done := filepath.Join(p.Dir, "complete")
 	if _, err := os.Stat(done); err == nil {
