@@ -153,12 +153,12 @@ func ways(c *contract.Contract) []compile.Egress {
 func (f *forward) open(host string) bool { return host == GatewayName || f.hosts.Open(host) }
 
 // put has a contract's hosts in force.
-func (f *forward) put(c *contract.Contract) { f.hosts.Put(c.Hash, f.places(c)) }
+func (f *forward) put(c *contract.Contract) { f.hosts.Put(c.Hash, Places(c, f.upstreams)) }
 
-// places are the hosts of a contract: the providers' that it allows, its tools' and its egress rules'.
-func (f *forward) places(c *contract.Contract) []reach.Place {
+// Places are the hosts of a contract: the upstreams' whose provider it allows, its tools' and its egress rules'.
+func Places(c *contract.Contract, ups []compile.Upstream) []reach.Place {
 	var out []reach.Place
-	for _, u := range f.upstreams {
+	for _, u := range ups {
 		if u.URL.Scheme == "https" && allowsProvider(c, u.Provider) {
 			out = append(out, reach.Place{Host: strings.ToLower(u.URL.Hostname()), Open: true})
 		}
@@ -212,7 +212,7 @@ func (f *forward) certificate(ctx context.Context, reg *registry.Registry, hash 
 		return nil, err
 	}
 	names, addresses := []string{GatewayName}, []netip.Prefix{}
-	for _, p := range f.places(c) {
+	for _, p := range Places(c, f.upstreams) {
 		ip, err := netip.ParseAddr(p.Host)
 		switch {
 		case !p.Open:

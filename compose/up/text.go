@@ -14,7 +14,7 @@ var readyText = template.Must(template.New("ready").Parse(`
 Sallyport is ready. Without a token it refuses; it has just refused itself.
 
   gateway    {{.GatewayURL}}    doors: {{.Doors}}
-{{if .ForwardURL}}  forward    {{.ForwardURL}}    an HTTPS proxy, for programs under `+"`sallyport run`"+`
+{{if .ForwardURL}}  forward    {{.ForwardURL}}    an HTTPS proxy, for programs under ` + "`sallyport run`" + `
 {{end}}  control    {{.ControlURL}}    administrator's key: {{.AdminTokenFile}}
   upstreams  {{.Upstreams}}
   evidence   {{.EvidenceDir}} ({{.Mode}})    signed by {{.GatewaySignerDID}}

@@ -7,8 +7,8 @@ import (
 	"sallyport/tests/harness"
 )
 
-// guardType is the guard filter as it stands in a configuration; the bare name also stands among the extensions that Envoy knows.
-const guardType = `"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"`
+// guarded is what the guard filter looks at, as it stands in a configuration; the filter's name and type stand elsewhere too.
+const guarded = `"key": "verdict"`
 
 // anyPath stands in the configuration only where the routes were opened.
 const anyPath = `"prefix": "/"`
@@ -36,7 +36,7 @@ func TestLayers(t *testing.T) {
 			}
 		}, "ROUTE_NOT_ALLOWED"},
 		{"guard", func(t *testing.T, s *harness.System, _ string) {
-			if s.EnvoyConfigHas(guardType) {
+			if s.EnvoyConfigHas(guarded) {
 				t.Error("the guard filter is in Envoy's configuration, so it is not gone")
 			}
 		}, "POLICY_PROVIDER_NOT_ALLOWED"},
@@ -72,7 +72,7 @@ func TestLayers(t *testing.T) {
 		if a := s.Do(harness.Call{Token: good}); a.Status != http.StatusOK { // loads the contract's routes
 			t.Fatalf("an allowed call: %d %s", a.Status, a.Body)
 		}
-		if !s.EnvoyConfigHas(guardType) || s.EnvoyConfigHas(anyPath) {
+		if !s.EnvoyConfigHas(guarded) || s.EnvoyConfigHas(anyPath) {
 			t.Error("the ordinary build left the guard filter out, or opened the routes")
 		}
 	})

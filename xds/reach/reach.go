@@ -96,6 +96,16 @@ func (x *Index) Open(host string) bool {
 	return found
 }
 
+// Named says whether some contract in force names the host.
+func (x *Index) Named(host string) bool {
+	found := false
+	x.each(host, func(*use) bool {
+		found = true
+		return false
+	})
+	return found
+}
+
 // Private are the CIDRs of private addresses that contracts in force name for the host, sorted, each once.
 func (x *Index) Private(host string) []netip.Prefix {
 	var out []netip.Prefix

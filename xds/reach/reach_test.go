@@ -20,22 +20,26 @@ func TestIndex(t *testing.T) {
 	x.Put("b", []reach.Place{{Host: "api.example.com", CIDRs: []netip.Prefix{lan, ten}}, {Host: "sealed.example.com", Below: true}})
 	for host, want := range map[string]struct {
 		open    bool
+		named   bool // though not open
 		private string
 	}{
-		"api.example.com":       {true, "[10.0.0.0/8 192.168.0.0/16]"},
-		"below.api.example.com": {false, "[]"},
-		"example.com":           {false, "[]"},
-		"example.org":           {true, "[]"},
-		"a.b.example.org":       {true, "[]"},
-		"notexample.org":        {false, "[]"},
-		"example.net":           {false, "[]"},
-		"a.example.net":         {true, "[]"},
-		"sealed.example.com":    {false, "[]"},
-		"":                      {false, "[]"},
-		"org":                   {false, "[]"},
+		"api.example.com":       {true, false, "[10.0.0.0/8 192.168.0.0/16]"},
+		"below.api.example.com": {false, false, "[]"},
+		"example.com":           {false, false, "[]"},
+		"example.org":           {true, false, "[]"},
+		"a.b.example.org":       {true, false, "[]"},
+		"notexample.org":        {false, false, "[]"},
+		"example.net":           {false, false, "[]"},
+		"a.example.net":         {true, false, "[]"},
+		"sealed.example.com":    {false, true, "[]"},
+		"":                      {false, false, "[]"},
+		"org":                   {false, false, "[]"},
 	} {
 		if got := x.Open(host); got != want.open {
 			t.Errorf("%q: open %v", host, got)
+		}
+		if got := x.Named(host); got != (want.open || want.named) {
+			t.Errorf("%q: named %v", host, got)
 		}
 		if got := fmt.Sprint(x.Private(host)); got != want.private {
 			t.Errorf("%q: private %s, want %s", host, got, want.private)

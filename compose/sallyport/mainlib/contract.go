@@ -1,6 +1,7 @@
 package mainlib
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -160,6 +161,21 @@ func (a *app) contractDiff() *cobra.Command {
 	return cmd
 }
 
+// publication is the registry's answer.
+type publication struct {
+	Existed bool   `json:"existed"`
+	Hash    string `json:"policy_hash_b64u"`
+}
+
+// publish puts a contract in the registry; one that is there already stays as it is.
+func (c *api) publish(ctx context.Context, f *contractFile) (p publication, err error) {
+	body := map[string]any{"wpc": f.payload}
+	if f.envelope != nil {
+		body = map[string]any{"envelope": f.envelope}
+	}
+	return p, c.call(ctx, http.MethodPost, "/v1/wpc", body, &p, true)
+}
+
 func (a *app) contractPublish() *cobra.Command {
 	return &cobra.Command{
 		Use: "publish FILE", Short: "Put a contract in the registry; an unsigned one is signed on the way", Args: cobra.ExactArgs(1),
@@ -172,15 +188,8 @@ func (a *app) contractPublish() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			body := map[string]any{"wpc": f.payload}
-			if f.envelope != nil {
-				body = map[string]any{"envelope": f.envelope}
-			}
-			var answer struct {
-				Existed bool   `json:"existed"`
-				Hash    string `json:"policy_hash_b64u"`
-			}
-			if err := c.call(cmd.Context(), http.MethodPost, "/v1/wpc", body, &answer, true); err != nil {
+			answer, err := c.publish(cmd.Context(), f)
+			if err != nil {
 				return err
 			}
 			what := "published"

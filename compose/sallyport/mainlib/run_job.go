@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -14,10 +13,12 @@ import (
 	"time"
 
 	"sallyport/compose/config"
+	"sallyport/compose/role"
 	runner "sallyport/compose/run"
 	"sallyport/signer/contract"
 	"sallyport/signer/envelope"
 	"sallyport/signer/jcs"
+	"sallyport/xds/reach"
 )
 
 const (
@@ -98,14 +99,8 @@ func (j *job) publish(ctx context.Context, a *app, path string) error {
 	if err != nil {
 		return err
 	}
-	body := map[string]any{"wpc": f.payload}
-	if f.envelope != nil {
-		body = map[string]any{"envelope": f.envelope}
-	}
-	var answer struct {
-		Hash string `json:"policy_hash_b64u"`
-	}
-	if err := j.api.call(ctx, http.MethodPost, "/v1/wpc", body, &answer, true); err != nil {
+	answer, err := j.api.publish(ctx, f)
+	if err != nil {
 		return err
 	}
 	if answer.Hash != f.parsed.Hash {
@@ -232,35 +227,15 @@ func (j *job) revoke() error {
 // names are the host names that the contract can reach: egress, tools and the models' upstreams. The gate decides about
 // each request; this only keeps names in that could carry data in a question.
 func (j *job) names(c *config.Config) func(string) bool {
-	exact, below := map[string]bool{}, map[string]bool{}
-	for _, e := range j.contract.Egress() {
-		exact[e.Host] = exact[e.Host] || !e.OnlySubdomains
-		below[e.Host] = below[e.Host] || e.Subdomains || e.OnlySubdomains
-	}
-	for _, b := range j.contract.Bindings() {
-		if host, _, err := net.SplitHostPort(b.Host); err == nil {
-			exact[host] = true
-		} else {
-			exact[b.Host] = true
-		}
-	}
+	hosts := reach.New()
+	places := role.Places(j.contract, nil)
 	for _, u := range c.Upstreams {
 		if url, err := u.ParsedURL(); err == nil {
-			exact[strings.ToLower(url.Hostname())] = true
+			places = append(places, reach.Place{Host: strings.ToLower(url.Hostname())})
 		}
 	}
-	delete(exact, "")
-	return func(name string) bool {
-		if exact[name] {
-			return true
-		}
-		for _, parent, ok := strings.Cut(name, "."); ok; _, parent, ok = strings.Cut(parent, ".") {
-			if below[parent] {
-				return true
-			}
-		}
-		return false
-	}
+	hosts.Put(j.hash, places)
+	return hosts.Named
 }
 
 func cutFile(from string) (string, bool) { return strings.CutPrefix(from, "file:") }
