@@ -310,7 +310,7 @@ func (o *owner) connect(w http.ResponseWriter, r *http.Request) {
 	}
 	early := make([]byte, buf.Reader.Buffered())
 	_, _ = io.ReadFull(buf, early) // from memory
-	splice(client, door, early)
+	o.spliceTunnel(client, door, early)
 }
 
 // refusal is the gate's answer to a CONNECT that it refuses.
@@ -347,7 +347,8 @@ func (o *owner) askTunnel(ctx context.Context, authority string) (net.Conn, *ref
 	_ = door.SetDeadline(time.Now().Add(connectTimeout))
 	stop := context.AfterFunc(ctx, func() { _ = door.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	resp, rest, err := exchangeConnect(door, authority, o.c.Token())
+	token := o.c.Token()
+	resp, rest, err := exchangeConnect(door, authority, token)
 	if err != nil {
 		door.Close()
 		return nil, nil, nil, fmt.Errorf("CONNECT: %w", err)
@@ -362,7 +363,7 @@ func (o *owner) askTunnel(ctx context.Context, authority string) (net.Conn, *ref
 		return nil, &refusal{resp.StatusCode, resp.Header, body}, resp.Header, nil
 	}
 	_ = door.SetDeadline(time.Time{})
-	return &bufferedConn{Conn: door, r: rest}, nil, resp.Header, nil
+	return newTunnelConn(&bufferedConn{Conn: door, r: rest}, token), nil, resp.Header, nil
 }
 
 func exchangeConnect(door net.Conn, authority string, token Token) (*http.Response, *bufio.Reader, error) {

@@ -87,7 +87,7 @@ func (o *owner) transparent(c net.Conn, dst netip.AddrPort) {
 		return
 	}
 	defer door.Close()
-	splice(in, door, nil)
+	o.spliceTunnel(in, door, nil)
 }
 
 // abort lets the program see a reset rather than an orderly end, as from a host that refuses.
