@@ -62,9 +62,8 @@ func (m *meter) take(key string, value []byte) {
 		return
 	}
 	found := m.found[:0]
-	n := m.names
-	err := jcs.Scan(value, func(key, value []byte) error {
-		for _, names := range [...][]string{n.input, n.inputMore, n.output, n.outputMore} {
+	take := func(key, value []byte) error {
+		for _, names := range [...][]string{m.names.input, m.names.inputMore, m.names.output, m.names.outputMore} {
 			for _, name := range names {
 				if v, ok := count(key, name, value); ok {
 					found = append(found, reported{name, v})
@@ -72,11 +71,18 @@ func (m *meter) take(key string, value []byte) {
 			}
 		}
 		return nil
-	})
-	m.found = found
-	if err != nil {
-		return // broken: nothing of it counts
 	}
+	if jcs.Scan(value, take) != nil {
+		// Strict reading may have stopped at a number that only others could round; what counts is not to be lost for it.
+		var members map[string]json.RawMessage
+		if found = found[:0]; json.Unmarshal(value, &members) != nil {
+			return // broken: nothing of it counts
+		}
+		for key, v := range members {
+			_ = take([]byte(key), v) // never fails
+		}
+	}
+	m.found = found
 	for _, f := range found {
 		if m.seen == nil {
 			m.seen = make(map[string]int64, 4)
