@@ -18,7 +18,7 @@ import (
 const (
 	// settleWait bounds the wait for records that are still on their way when the program has ended.
 	settleWait  = 3 * time.Second
-	settleCheck = 100 * time.Millisecond
+	settleCheck = 25 * time.Millisecond
 	maxListed   = 10000 // receipt ids in the summary's file
 )
 
