@@ -105,12 +105,16 @@ func (s *sallyport) writeConfig(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	forward, err := freeAddress()
+	if err != nil {
+		return "", err
+	}
 	key := filepath.Join(s.e.dir, "upstream.key")
 	if err := os.WriteFile(key, []byte(credential), 0o600); err != nil {
 		return "", err
 	}
 	c := map[string]any{
-		"listen": listen, "control_listen": control, "forward_listen": "off", "data_dir": filepath.Join(s.e.dir, "data"),
+		"listen": listen, "control_listen": control, "forward_listen": forward, "data_dir": filepath.Join(s.e.dir, "data"),
 		"upstreams":      []any{map[string]any{"name": "openai", "dialect": "openai", "url": "http://" + s.e.upstream.address, "secret_class": "openai_key"}},
 		"secret_classes": []any{map[string]any{"name": "openai_key", "from": "file:" + key, "hosts": []string{s.e.upstream.address}}},
 		"evidence":       map[string]any{"mode": s.e.o.scenario.Evidence},
