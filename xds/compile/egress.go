@@ -68,7 +68,8 @@ func (e EgressConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-// EgressClusters compiles the clusters that reach a host by its name in the request: over TLS and plain, for each cache.
+// EgressClusters compiles the clusters that reach a host by its name in the request: over TLS and plain, for each cache;
+// and the one for tunnels that pass unread.
 func EgressClusters(e EgressConfig) ([]*clusterv3.Cluster, error) {
 	if err := e.Validate(); err != nil {
 		return nil, err
@@ -76,14 +77,15 @@ func EgressClusters(e EgressConfig) ([]*clusterv3.Cluster, error) {
 	var out []*clusterv3.Cluster
 	for _, named := range []bool{false, true} {
 		for _, scheme := range []string{"https", "http"} {
-			c, err := e.cluster(scheme, named)
+			c, err := e.cluster(egressCluster(scheme, named), scheme, named)
 			if err != nil {
 				return nil, err
 			}
 			out = append(out, c)
 		}
 	}
-	return out, nil
+	c, err := e.tunnelled()
+	return append(out, c), err
 }
 
 func egressCluster(scheme string, named bool) string {
@@ -93,20 +95,20 @@ func egressCluster(scheme string, named bool) string {
 	return "egress/" + scheme
 }
 
-func (e EgressConfig) cluster(scheme string, named bool) (*clusterv3.Cluster, error) {
+func (e EgressConfig) cluster(name, scheme string, named bool) (*clusterv3.Cluster, error) {
 	cache := publicCache
 	if named {
 		cache = namedCache
 	}
 	cfg, err := pack(&dfpclusterv3.ClusterConfig{
 		ClusterImplementationSpecifier: &dfpclusterv3.ClusterConfig_DnsCacheConfig{DnsCacheConfig: e.cache(cache)},
-		AllowInsecureClusterOptions:    scheme == "http", // it means that there is no TLS whose name could be checked
+		AllowInsecureClusterOptions:    scheme != "https", // it means that there is no TLS whose name could be checked
 	})
 	if err != nil {
 		return nil, err
 	}
 	c := &clusterv3.Cluster{
-		Name:                          egressCluster(scheme, named),
+		Name:                          name,
 		ConnectTimeout:                durationpb.New(egressConnect),
 		LbPolicy:                      clusterv3.Cluster_CLUSTER_PROVIDED,
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(upstreamBuffer),
