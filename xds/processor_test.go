@@ -263,16 +263,18 @@ func tunnel(h *corev3.HeaderMap) *extprocv3.ProcessingResponse {
 		RequestTrailerMode: filterv3.ProcessingMode_SKIP, ResponseTrailerMode: filterv3.ProcessingMode_SKIP,
 	}}
 	inspect := value(h, "x-test-inspect")
+	scope := compile.ConnectScope
 	switch inspect {
 	case "":
 		inspect = compile.InspectFull
 	case compile.InspectSNI, compile.InspectNone:
+		scope = value(h, "x-test-scope")
 		resp.ModeOverride.ResponseHeaderMode, resp.ModeOverride.ResponseBodyMode = filterv3.ProcessingMode_SEND, filterv3.ProcessingMode_STREAMED
 	}
 	resp.Response = &extprocv3.ProcessingResponse_RequestHeaders{RequestHeaders: &extprocv3.HeadersResponse{Response: &extprocv3.CommonResponse{
 		ClearRouteCache: true,
 		HeaderMutation: &extprocv3.HeaderMutation{SetHeaders: []*corev3.HeaderValueOption{
-			set(compile.ScopeHeader, compile.ConnectScope), set(compile.InspectHeader, inspect),
+			set(compile.ScopeHeader, scope), set(compile.InspectHeader, inspect),
 		}},
 	}}}
 	if value(h, "x-test-do") == "no-verdict" {

@@ -50,7 +50,7 @@ func newClosedSite(t testing.TB, name string) *closedSite {
 // unread is a client of the forward door whose tunnels are inspected in one way.
 func (w *forwardWorld) unread(inspect string, s *closedSite, change func(*tls.Config)) *http.Client {
 	return w.client("t", func(tr *http.Transport) {
-		tr.ProxyConnectHeader = http.Header{"X-Test-Inspect": {inspect}}
+		tr.ProxyConnectHeader = http.Header{"X-Test-Inspect": {inspect}, "X-Test-Scope": {hashOf(1)}}
 		tr.TLSClientConfig = &tls.Config{RootCAs: s.pool.pool, Certificates: []tls.Certificate{s.pool.pair("job")}}
 		if change != nil {
 			change(tr.TLSClientConfig)
@@ -58,10 +58,23 @@ func (w *forwardWorld) unread(inspect string, s *closedSite, change func(*tls.Co
 	})
 }
 
+// passing allows tunnels of both kinds to these hosts.
+func (w *forwardWorld) passing(port uint16, hosts ...string) {
+	w.t.Helper()
+	var rules []compile.Egress
+	for _, h := range hosts {
+		for _, inspect := range []string{compile.InspectSNI, compile.InspectNone} {
+			rules = append(rules, compile.Egress{Host: h, Ports: []uint16{port}, Inspect: inspect})
+		}
+	}
+	w.allow(hashOf(1), rules...)
+}
+
 // What passes unread reaches the site itself: its own certificate, and the client's.
 func TestUnreadTunnel(t *testing.T) {
 	w := newForwardWorld(t)
 	s := newClosedSite(t, "pub.test")
+	w.passing(port(s.port), "pub.test")
 	for _, inspect := range []string{compile.InspectSNI, compile.InspectNone} {
 		t.Run(inspect, func(t *testing.T) {
 			w.proc.over()
@@ -86,6 +99,7 @@ func TestUnreadTunnel(t *testing.T) {
 func TestUnreadServerName(t *testing.T) {
 	w := newForwardWorld(t)
 	s := newClosedSite(t, "pub.test")
+	w.passing(port(s.port), "pub.test")
 	other := func(c *tls.Config) { c.ServerName, c.InsecureSkipVerify = "other.test", true }
 	none := func(c *tls.Config) { c.ServerName, c.InsecureSkipVerify = "127.0.0.9", true } // an address is not sent
 	for name, x := range map[string]struct {
@@ -131,7 +145,7 @@ func (w *forwardWorld) raw(t *testing.T, inspect, authority, send string) string
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_, _ = fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nhost: %[1]s\r\nx-test-inspect: %s\r\n\r\n", authority, inspect)
+	_, _ = fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nhost: %[1]s\r\nx-test-inspect: %s\r\nx-test-scope: %s\r\n\r\n", authority, inspect, hashOf(1))
 	head := make([]byte, 0, 512)
 	for !strings.HasSuffix(string(head), "\r\n\r\n") {
 		one := make([]byte, 1)
@@ -151,11 +165,12 @@ func TestUnreadAddresses(t *testing.T) {
 	s := newClosedSite(t, "pub.test")
 	w.names.set("private.test", addrs("127.0.0.2"))
 	w.names.set("mapped.test", addrs("::ffff:127.0.0.2"))
+	hosts := []string{"private.test", "mapped.test", "127.0.0.2", "nowhere.test"}
+	w.passing(port(w.host.plain), hosts...)
 	for _, inspect := range []string{compile.InspectSNI, compile.InspectNone} {
-		for _, host := range []string{"private.test", "mapped.test", "127.0.0.2", "nowhere.test"} {
+		for _, host := range hosts {
 			t.Run(inspect+" "+host, func(t *testing.T) {
 				w.proc.over()
-				w.proc.answers()
 				c := w.unread(inspect, s, func(c *tls.Config) { c.InsecureSkipVerify = true })
 				a, err := w.send(c, "GET", "https://"+net.JoinHostPort(host, w.host.plain)+"/", "", nil)
 				if err == nil || w.host.reached() != 0 {
@@ -168,8 +183,59 @@ func TestUnreadAddresses(t *testing.T) {
 					}
 					return ended == 1
 				})
-				t.Logf("the processor was shown %q", w.proc.answers())
+				got := strings.Join(w.proc.answers(), ", ")
+				if want := map[string]string{compile.InspectSNI: "200 via_upstream", compile.InspectNone: "dns_resolution_failure"}; !strings.Contains(got, want[inspect]) {
+					t.Errorf("the processor was shown %q", got)
+				}
 			})
 		}
 	}
+}
+
+// The contract's own routes are a wall behind the processor, and name the private addresses that a tunnel may lead to.
+func TestUnreadRoutes(t *testing.T) {
+	w := newForwardWorld(t)
+	s := newClosedSite(t, "pub.test")
+	w.names.set("private.test", addrs("127.0.0.2"))
+	w.names.set("elsewhere.test", addrs("127.0.0.2"))
+	site, plain := []uint16{port(s.port)}, []uint16{port(w.host.plain)}
+	w.allow(hashOf(1),
+		compile.Egress{Host: "pub.test", Ports: site, Inspect: compile.InspectNone, Methods: []string{"GET"}},
+		compile.Egress{Host: "pub.test", Ports: plain, Inspect: compile.InspectNone},
+		compile.Egress{Host: "private.test", Ports: plain, Inspect: compile.InspectNone, CIDRs: prefixes("127.0.0.2/32")},
+		compile.Egress{Host: "elsewhere.test", Ports: plain, Inspect: compile.InspectNone, CIDRs: prefixes("10.0.0.0/8")})
+	for name, x := range map[string]struct {
+		inspect, authority string
+		status             string
+	}{
+		"named by its rule":           {compile.InspectNone, "private.test:" + w.host.plain, "200"},
+		"public":                      {compile.InspectNone, "pub.test:" + w.host.plain, "200"},
+		"not the address of its rule": {compile.InspectNone, "elsewhere.test:" + w.host.plain, "451"},
+		"a rule about methods":        {compile.InspectNone, "pub.test:" + s.port, "451"},
+		"another kind of inspection":  {compile.InspectSNI, "pub.test:" + w.host.plain, "451"},
+		"another host":                {compile.InspectNone, "other.test:" + w.host.plain, "451"},
+		"another port":                {compile.InspectNone, "private.test:" + s.port, "451"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := w.connect(t, x.inspect, x.authority); got != x.status {
+				t.Errorf("%s, want %s", got, x.status)
+			}
+		})
+	}
+}
+
+// connect is the status of a CONNECT.
+func (w *forwardWorld) connect(t *testing.T, inspect, authority string) string {
+	t.Helper()
+	c, err := net.Dial("tcp", w.proxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nhost: %[1]s\r\nx-test-inspect: %s\r\nx-test-scope: %s\r\n\r\n", authority, inspect, hashOf(1))
+	head := make([]byte, 12)
+	if _, err := io.ReadFull(c, head); err != nil {
+		t.Fatal(err)
+	}
+	return string(head[9:])
 }

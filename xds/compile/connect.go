@@ -37,7 +37,7 @@ func Connect() (*Resources, error) {
 		Routes: &routev3.RouteConfiguration{
 			Name: RoutesName(ConnectScope),
 			VirtualHosts: []*routev3.VirtualHost{{Name: ConnectScope, Domains: []string{"*"}, Routes: []*routev3.Route{
-				tunnel(InspectFull, innerCluster), tunnel(InspectSNI, sniCluster), unread(),
+				tunnel(InspectFull, innerCluster),
 			}}},
 			RequestHeadersToRemove: requestHeadersToRemove(),
 		},
@@ -61,13 +61,6 @@ func tunnel(inspect, cluster string) *routev3.Route {
 		},
 		Action: action,
 	}
-}
-
-// unread passes what is in a tunnel straight on. Its address is looked at as that of any egress.
-func unread() *routev3.Route {
-	r := tunnel(InspectNone, tunnelCluster)
-	r.Metadata = egressMetadata()
-	return r
 }
 
 // Inner compiles the cluster that leads from a CONNECT to the inner door.

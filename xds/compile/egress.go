@@ -68,24 +68,23 @@ func (e EgressConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-// EgressClusters compiles the clusters that reach a host by its name in the request: over TLS and plain, for each cache;
-// and the one for tunnels that pass unread.
+// EgressClusters compiles the clusters that reach a host by its name in the request: over TLS, plain, and as a tunnel's bytes, for each
+// cache.
 func EgressClusters(e EgressConfig) ([]*clusterv3.Cluster, error) {
 	if err := e.Validate(); err != nil {
 		return nil, err
 	}
 	var out []*clusterv3.Cluster
 	for _, named := range []bool{false, true} {
-		for _, scheme := range []string{"https", "http"} {
-			c, err := e.cluster(egressCluster(scheme, named), scheme, named)
+		for _, scheme := range []string{"https", "http", tunnelScheme} {
+			c, err := e.cluster(scheme, named)
 			if err != nil {
 				return nil, err
 			}
 			out = append(out, c)
 		}
 	}
-	c, err := e.tunnelled()
-	return append(out, c), err
+	return out, nil
 }
 
 func egressCluster(scheme string, named bool) string {
@@ -95,7 +94,7 @@ func egressCluster(scheme string, named bool) string {
 	return "egress/" + scheme
 }
 
-func (e EgressConfig) cluster(name, scheme string, named bool) (*clusterv3.Cluster, error) {
+func (e EgressConfig) cluster(scheme string, named bool) (*clusterv3.Cluster, error) {
 	cache := publicCache
 	if named {
 		cache = namedCache
@@ -108,7 +107,7 @@ func (e EgressConfig) cluster(name, scheme string, named bool) (*clusterv3.Clust
 		return nil, err
 	}
 	c := &clusterv3.Cluster{
-		Name:                          name,
+		Name:                          egressCluster(scheme, named),
 		ConnectTimeout:                durationpb.New(egressConnect),
 		LbPolicy:                      clusterv3.Cluster_CLUSTER_PROVIDED,
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(upstreamBuffer),

@@ -7,6 +7,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	rbacconfv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	snidfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_dynamic_forward_proxy/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
@@ -33,9 +34,9 @@ const (
 )
 
 const (
-	sniName       = "door/sni"
-	sniCluster    = "sni"
-	tunnelCluster = "egress/tunnel"
+	sniName      = "door/sni"
+	sniCluster   = "sni"
+	tunnelScheme = "tunnel" // of the egress clusters: bytes that pass unread
 	// maxHello is how much of a client may wait for the connection to its host; a larger hello waits in the socket.
 	maxHello = 64 << 10
 )
@@ -43,10 +44,27 @@ const (
 // SNI compiles the cluster that leads from a CONNECT to the door that reads only the TLS server name.
 func SNI() (*clusterv3.Cluster, error) { return internalCluster(sniCluster, sniName) }
 
-// tunnelled is the cluster for bytes that pass unread. Only the public cache serves it: which contract a tunnel belongs to is
-// not known there, so none can name private addresses for it.
-func (e EgressConfig) tunnelled() (*clusterv3.Cluster, error) {
-	return e.cluster(tunnelCluster, "tcp", false)
+// unread is the rule's route for tunnels to one of its authorities. A rule about methods or paths has none: they cannot be seen.
+//
+// With InspectNone the rule may name private addresses, as for any call. With InspectSNI it cannot: the name is looked up
+// behind the internal door, where the rule is not known any more.
+func (w way) unread(refused []netip.Prefix) ([]*routev3.Route, error) {
+	if len(w.rule.Methods) > 0 || len(w.rule.PathPrefixes) > 0 || w.rule.PathPattern != "" {
+		return nil, nil
+	}
+	if w.rule.Inspect == InspectSNI {
+		return []*routev3.Route{tunnel(InspectSNI, sniCluster)}, nil
+	}
+	named := len(w.rule.CIDRs) > 0
+	r := tunnel(InspectNone, egressCluster(tunnelScheme, named))
+	r.Metadata = egressMetadata()
+	if named {
+		var err error
+		if r.TypedPerFilterConfig, err = exemption(refused, w.rule.CIDRs); err != nil {
+			return nil, err
+		}
+	}
+	return []*routev3.Route{r}, nil
 }
 
 // sniListener passes a tunnel on to the host that the processor named, if the client's hello names it too. Whatever is no
@@ -87,7 +105,7 @@ func sniListener(d Door) (*listenerv3.Listener, error) {
 func passOn() *tcpproxyv3.TcpProxy {
 	return &tcpproxyv3.TcpProxy{
 		StatPrefix:          "sni",
-		ClusterSpecifier:    &tcpproxyv3.TcpProxy_Cluster{Cluster: tunnelCluster},
+		ClusterSpecifier:    &tcpproxyv3.TcpProxy_Cluster{Cluster: egressCluster(tunnelScheme, false)},
 		IdleTimeout:         durationpb.New(routeIdle),
 		UpstreamConnectMode: tcpproxyv3.UpstreamConnectMode_ON_DOWNSTREAM_DATA,
 		MaxEarlyDataBytes:   wrapperspb.UInt32(maxHello),
