@@ -30,6 +30,23 @@ type processor struct {
 	bodies   []int
 	replies  []string // "status details" of each response phase
 	attrs    []map[string]string
+	back     int // bytes of answers that were shown
+	ended    int // exchanges that are over
+}
+
+func (p *processor) passed(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.back += n
+}
+
+// over is how many exchanges have ended, and how many bytes of answers they were shown, since it was asked last.
+func (p *processor) over() (ended, back int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ended, back = p.ended, p.back
+	p.ended, p.back = 0, 0
+	return ended, back
 }
 
 func newProcessor(t testing.TB, path string) *processor {
@@ -63,6 +80,11 @@ func value(h *corev3.HeaderMap, name string) string {
 // Process answers one exchange.
 func (p *processor) Process(str extprocv3.ExternalProcessor_ProcessServer) error {
 	var h *corev3.HeaderMap
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.ended++
+	}()
 	for {
 		req, err := str.Recv()
 		if err != nil {
@@ -121,6 +143,7 @@ func (p *processor) Process(str extprocv3.ExternalProcessor_ProcessServer) error
 			}
 			resp.Response = &extprocv3.ProcessingResponse_ResponseHeaders{ResponseHeaders: &extprocv3.HeadersResponse{}}
 		case *extprocv3.ProcessingRequest_ResponseBody:
+			p.passed(len(m.ResponseBody.GetBody()))
 			resp.Response = &extprocv3.ProcessingResponse_ResponseBody{ResponseBody: &extprocv3.BodyResponse{}}
 		case *extprocv3.ProcessingRequest_ResponseTrailers:
 			resp.Response = &extprocv3.ProcessingResponse_ResponseTrailers{ResponseTrailers: &extprocv3.TrailersResponse{}}
@@ -240,23 +263,32 @@ func tunnel(h *corev3.HeaderMap) *extprocv3.ProcessingResponse {
 		RequestTrailerMode: filterv3.ProcessingMode_SKIP, ResponseTrailerMode: filterv3.ProcessingMode_SKIP,
 	}}
 	inspect := value(h, "x-test-inspect")
-	if inspect == "" {
+	scope := compile.ConnectScope
+	switch inspect {
+	case "":
 		inspect = compile.InspectFull
+	case compile.InspectSNI, compile.InspectNone:
+		scope = value(h, "x-test-scope")
+		resp.ModeOverride.ResponseHeaderMode, resp.ModeOverride.ResponseBodyMode = filterv3.ProcessingMode_SEND, filterv3.ProcessingMode_STREAMED
 	}
 	resp.Response = &extprocv3.ProcessingResponse_RequestHeaders{RequestHeaders: &extprocv3.HeadersResponse{Response: &extprocv3.CommonResponse{
 		ClearRouteCache: true,
 		HeaderMutation: &extprocv3.HeaderMutation{SetHeaders: []*corev3.HeaderValueOption{
-			set(compile.ScopeHeader, compile.ConnectScope), set(compile.InspectHeader, inspect),
+			set(compile.ScopeHeader, scope), set(compile.InspectHeader, inspect),
 		}},
 	}}}
 	if value(h, "x-test-do") == "no-verdict" {
 		return resp
 	}
 	fields := map[string]*structpb.Value{}
-	for k, v := range map[string]string{
+	metadata := map[string]string{
 		compile.VerdictKey: compile.VerdictAllow, compile.ReceiptKey: "rcpt_connect", compile.TokenKey: value(h, "x-test-token"),
 		compile.AuthorityKey: value(h, ":authority"), compile.PeerKey: "192.0.2.7",
-	} {
+	}
+	if inspect == compile.InspectSNI && value(h, "x-test-do") != "no-host" {
+		metadata[compile.HostKey], metadata[compile.PortKey], _ = net.SplitHostPort(value(h, ":authority"))
+	}
+	for k, v := range metadata {
 		fields[k] = structpb.NewStringValue(v)
 	}
 	resp.DynamicMetadata = &structpb.Struct{Fields: map[string]*structpb.Value{

@@ -58,7 +58,7 @@ func (x *exchange) requestHeaders(m *message.Request) (*message.Response, error)
 	case x.contract == nil:
 		return nil, errLater
 	case x.isConnect():
-		return x.open(), nil
+		return x.tunnel()
 	case m.EndOfStream:
 		return nil, errLater
 	}
@@ -77,7 +77,7 @@ func (x *exchange) decide(ctx context.Context, m *message.Request) *message.Resp
 		}
 	}
 	if x.isConnect() {
-		return x.open()
+		return x.tunnelLater(ctx)
 	}
 	if m.Kind == message.RequestHeaders && !m.EndOfStream {
 		x.phase = phaseBody

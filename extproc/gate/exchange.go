@@ -56,6 +56,10 @@ type exchange struct {
 	sum    hash.Hash    // over the answer's raw bytes
 	meter  dialect.Meter
 	answer record.Completion
+	// unread is how a tunnel is inspected that passes unread (contract.InspectSNI, InspectNone); "" for anything else.
+	unread string
+	// withdrawn: the token was, so that what was under way is cut.
+	withdrawn bool
 	// localReply: the answer is Envoy's own and already recorded; its body passes unmeasured.
 	localReply bool
 	refusal    record.Refusal // filled as far as the call was understood
@@ -70,8 +74,11 @@ func newExchange(g *Gate) *exchange {
 func (x *exchange) close() {
 	switch x.phase {
 	case phaseUpstream, phaseAnswer:
-		x.gate.metrics.cut.Inc()
-		go x.recordCut("the stream ended before the answer was complete")
+		c := x.interrupted()
+		if c.Outcome == record.Cut {
+			x.gate.metrics.cut.Inc()
+		}
+		go x.recordEnd(c)
 	case phaseNew, phaseBody:
 		// The client went away before it was answered: nothing left, and nothing was refused.
 		x.gate.metrics.abandoned.Inc()
@@ -79,20 +86,33 @@ func (x *exchange) close() {
 	}
 }
 
-func (x *exchange) recordCut(reason string) {
+// interrupted is how a call ended whose stream ended before its answer did. Tunnels end so all the time.
+func (x *exchange) interrupted() *record.Completion {
+	switch {
+	case x.withdrawn:
+		return x.completion(record.Cut, "the token was withdrawn while the answer came")
+	case x.unread != "":
+		return x.passed()
+	}
+	return x.completion(record.Cut, "the stream ended before the answer was complete")
+}
+
+func (x *exchange) recordCut(reason string) { x.recordEnd(x.completion(record.Cut, reason)) }
+
+// recordEnd records a call that nobody waits for any more.
+func (x *exchange) recordEnd(c *record.Completion) {
 	ctx, cancel := context.WithTimeout(context.Background(), cutTimeout)
 	defer cancel()
 	// One call's fault must not end the process, and with it all other calls.
 	defer func() {
 		if p := recover(); p != nil {
 			x.gate.metrics.panics.Inc()
-			x.gate.cfg.Log.Error("recording a cut call panicked", "receipt", x.intent.ID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			x.gate.cfg.Log.Error("recording the end of a call panicked", "receipt", x.intent.ID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
-	c := x.completion(record.Cut, reason)
 	if err := x.gate.cfg.Signer.Complete(ctx, x.intent, c); err != nil {
 		// The intent is in the log: the signer itself will mark it as cut when it recovers.
-		x.gate.cfg.Log.Error("a cut call could not be recorded", "receipt", x.intent.ID, "error", err)
+		x.gate.cfg.Log.Error("the end of a call could not be recorded", "receipt", x.intent.ID, "error", err)
 	}
 	x.settleIdempotency(ctx, c)
 }

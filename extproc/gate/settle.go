@@ -58,6 +58,7 @@ func withHeader(name, value string) *message.Response {
 // responseBody hashes and measures one chunk. The last one is held until the receipt is as durable as promised.
 func (x *exchange) responseBody(m *message.Request) (*message.Response, error) {
 	if d := x.stillTrusted(); d != nil {
+		x.withdrawn = true
 		// close records the cut; Envoy resets the client's connection, so nothing more is released.
 		x.gate.cfg.Log.Warn("open answer cut", "receipt", x.id, "code", d.Code)
 		return nil, fmt.Errorf("%w: %s", errWithheld, d.Code)
@@ -107,7 +108,14 @@ func (x *exchange) stillTrusted() *code.Denial {
 
 // settle records the completed call. Its error means that the last byte must not be released.
 func (x *exchange) settle() error {
-	return x.record(x.completion(record.Completed, ""))
+	if x.unread == "" {
+		return x.record(x.completion(record.Completed, ""))
+	}
+	c := x.passed()
+	if c.Outcome == record.Cut {
+		x.gate.metrics.cut.Inc()
+	}
+	return x.record(c)
 }
 
 func (x *exchange) record(c *record.Completion) error {

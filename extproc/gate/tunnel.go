@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 
@@ -34,19 +35,16 @@ func (x *exchange) connect() *code.Denial {
 	return x.authenticate()
 }
 
-// reachable says whether the contract could allow a request to the place at all.
-func (x *exchange) reachable() *code.Denial {
+// reachable says whether the contract could allow a request to the place at all, and how a tunnel there is inspected.
+func (x *exchange) reachable() (contract.Reach, *code.Denial) {
 	if dr := x.gate.doors.at(x.to); dr != nil && x.allowsProvider(dr.Provider) {
-		return nil // the operator has declared it
+		return contract.Reach{Inspect: contract.InspectFull}, nil // the operator has declared it
 	}
 	r, ok := x.contract.Reach(x.to.host, x.to.port)
-	switch {
-	case !ok:
-		return code.Deny(code.PolicyEgressNotAllowed, "CONNECT %s asked; the contract allows nothing there", x.to)
-	case r.Inspect != contract.InspectFull:
-		return code.Deny(code.RouteNotAllowed, "this gateway passes no tunnel through unread, and the contract says inspect: %s", r.Inspect)
+	if !ok {
+		return r, code.Deny(code.PolicyEgressNotAllowed, "CONNECT %s asked; the contract allows nothing there", x.to)
 	}
-	return x.addressed()
+	return r, x.addressed()
 }
 
 func (x *exchange) allowsProvider(name string) bool {
@@ -62,12 +60,33 @@ func (g *Gate) addressAllowed(a netip.Addr, prefixes []netip.Prefix) bool {
 	return g.cfg.AddressAllowed != nil && g.cfg.AddressAllowed(a, prefixes)
 }
 
+// tunnel answers a CONNECT whose contract is known, if nothing has to be recorded for that.
+func (x *exchange) tunnel() (*message.Response, error) {
+	r, d := x.reachable()
+	switch {
+	case d != nil:
+		return x.refuse(d), nil
+	case r.Inspect != contract.InspectFull:
+		return nil, errLater
+	}
+	return x.open(), nil
+}
+
+// tunnelLater is the same where waiting is allowed.
+func (x *exchange) tunnelLater(ctx context.Context) *message.Response {
+	r, d := x.reachable()
+	switch {
+	case d != nil:
+		return x.refuse(d)
+	case r.Inspect != contract.InspectFull:
+		return x.pass(ctx, r)
+	}
+	return x.open()
+}
+
 // open lets a tunnel be made whose end is Envoy itself. Nothing leaves by it that is not asked about again, so nothing is
 // used up and nothing recorded.
 func (x *exchange) open() *message.Response {
-	if d := x.reachable(); d != nil {
-		return x.refuse(d)
-	}
 	x.phase = phaseTunnel
 	return &message.Response{
 		Answer: message.RequestHeaders, Unwatched: true,

@@ -24,8 +24,7 @@ const forwardDoc = `{"policy_kind":"wpc","policy_version":"v1","policy_id":"gate
    {"host":"data.example","methods":["GET"],"path_prefixes":["/public"]},
    {"host":"plain.example","ports":[80,8080]},
    {"host":"10.0.0.7","cidrs":["10.0.0.0/24"]},{"host":"10.0.1.7"},
-   {"host":"printer.local","cidrs":["10.0.0.0/24"]},{"host":"other.local"},
-   {"host":"sealed.example","inspect":"sni"}]},
+   {"host":"printer.local","cidrs":["10.0.0.0/24"]},{"host":"other.local"}]},
  "secrets":{"minting":"cst_required","allowed_secret_classes":["openai_key","ticketing"],"max_ttl_seconds":900},
  "auth":{"pin_policy_hash":true},"model_calls":{"must_route_via":"sallyport","receipts_required":true}}`
 
@@ -117,7 +116,6 @@ func TestConnect(t *testing.T) {
 		"a local name without cidrs":    {authority: "other.local:443", want: code.AddressNotAllowed},
 		"localhost":                     {authority: "localhost:443", want: code.PolicyEgressNotAllowed},
 		"the gateway's own name":        {authority: GatewayName + ":443", want: code.PolicyEgressNotAllowed},
-		"what is to pass unread":        {authority: "sealed.example:443", want: code.RouteNotAllowed},
 		"by the reverse door":           {door: doorReverse, authority: "data.example:443", want: code.PathNotCanonical},
 		"by a door of another name":     {door: "back", authority: "data.example:443", want: code.GateInternal},
 	} {

@@ -267,6 +267,16 @@ func TestAppend(t *testing.T) {
 					RequestTrailerMode: filterv3.ProcessingMode_SKIP, ResponseHeaderMode: filterv3.ProcessingMode_SKIP, ResponseTrailerMode: filterv3.ProcessingMode_SKIP},
 			},
 		},
+		"a tunnel that passes unread": {
+			Response{Answer: RequestHeaders, Mutation: &Mutation{ClearRoute: true}, HalfWatched: true},
+			&extprocv3.ProcessingResponse{
+				Response: &extprocv3.ProcessingResponse_RequestHeaders{RequestHeaders: &extprocv3.HeadersResponse{Response: &extprocv3.CommonResponse{
+					HeaderMutation: &extprocv3.HeaderMutation{}, ClearRouteCache: true}}},
+				ModeOverride: &filterv3.ProcessingMode{
+					ResponseHeaderMode: filterv3.ProcessingMode_SEND, ResponseBodyMode: filterv3.ProcessingMode_STREAMED,
+					RequestTrailerMode: filterv3.ProcessingMode_SKIP, ResponseTrailerMode: filterv3.ProcessingMode_SKIP},
+			},
+		},
 		"refusal": {
 			Response{Immediate: &Immediate{Status: 451, Headers: []Header{{"x-should-retry", "false"}}, Body: []byte(long), Details: "sallyport_x"}},
 			&extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ImmediateResponse{ImmediateResponse: &extprocv3.ImmediateResponse{

@@ -17,6 +17,8 @@ type Response struct {
 	SkipResponseBody bool
 	// Unwatched: nothing that follows on this stream is shown. For CONNECT, whose body is a tunnel.
 	Unwatched bool
+	// HalfWatched: only the answer is shown, its body as it passes. For a CONNECT that nobody else looks into.
+	HalfWatched bool
 }
 
 // Mutation changes the headers before they go on.
@@ -65,6 +67,7 @@ const (
 	overwriteOrAdd = 2 // HeaderValueOption.HeaderAppendAction
 	modeSend       = 1 // ProcessingMode.HeaderSendMode
 	modeSkip       = 2
+	modeStreamed   = 1 // ProcessingMode.BodySendMode
 )
 
 // answers maps a message's kind to its field in ProcessingResponse.
@@ -95,6 +98,14 @@ func (r *Response) Append(dst []byte) []byte {
 			dst = number(dst, modeResponseHeaders, modeSkip)
 			dst = number(dst, modeRequestTrailers, modeSkip)
 			return number(dst, modeResponseTrailers, modeSkip) // the bodies' modes are 0, NONE
+		})
+	}
+	if r.HalfWatched {
+		dst = nested(dst, responseMode, func(dst []byte) []byte {
+			dst = number(dst, modeResponseHeaders, modeSend)
+			dst = number(dst, modeResponseBody, modeStreamed)
+			dst = number(dst, modeRequestTrailers, modeSkip)
+			return number(dst, modeResponseTrailers, modeSkip) // the request body's mode is 0, NONE
 		})
 	}
 	return dst

@@ -64,7 +64,10 @@ func tunnel(inspect, cluster string) *routev3.Route {
 }
 
 // Inner compiles the cluster that leads from a CONNECT to the inner door.
-func Inner() (*clusterv3.Cluster, error) {
+func Inner() (*clusterv3.Cluster, error) { return internalCluster(innerCluster, innerName) }
+
+// internalCluster leads to an internal listener, and hands the filter state over to it.
+func internalCluster(name, listener string) (*clusterv3.Cluster, error) {
 	raw, err := pack(&rawv3.RawBuffer{})
 	if err != nil {
 		return nil, err
@@ -77,15 +80,15 @@ func Inner() (*clusterv3.Cluster, error) {
 		return nil, err
 	}
 	c := &clusterv3.Cluster{
-		Name:                          innerCluster,
+		Name:                          name,
 		ConnectTimeout:                durationpb.New(innerConnect),
 		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(upstreamBuffer),
 		CircuitBreakers:               breakers(),
-		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: innerCluster, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
 			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
 				Address: &corev3.Address{Address: &corev3.Address_EnvoyInternalAddress{EnvoyInternalAddress: &corev3.EnvoyInternalAddress{
-					AddressNameSpecifier: &corev3.EnvoyInternalAddress_ServerListenerName{ServerListenerName: innerName},
+					AddressNameSpecifier: &corev3.EnvoyInternalAddress_ServerListenerName{ServerListenerName: listener},
 				}}},
 			}}}},
 		}}},
@@ -94,7 +97,7 @@ func Inner() (*clusterv3.Cluster, error) {
 		},
 	}
 	if err := c.ValidateAll(); err != nil {
-		return nil, fmt.Errorf("cluster %s: %w", innerCluster, err)
+		return nil, fmt.Errorf("cluster %s: %w", name, err)
 	}
 	return c, nil
 }

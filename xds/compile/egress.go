@@ -68,14 +68,15 @@ func (e EgressConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-// EgressClusters compiles the clusters that reach a host by its name in the request: over TLS and plain, for each cache.
+// EgressClusters compiles the clusters that reach a host by its name in the request: over TLS, plain, and as a tunnel's bytes, for each
+// cache.
 func EgressClusters(e EgressConfig) ([]*clusterv3.Cluster, error) {
 	if err := e.Validate(); err != nil {
 		return nil, err
 	}
 	var out []*clusterv3.Cluster
 	for _, named := range []bool{false, true} {
-		for _, scheme := range []string{"https", "http"} {
+		for _, scheme := range []string{"https", "http", tunnelScheme} {
 			c, err := e.cluster(scheme, named)
 			if err != nil {
 				return nil, err
@@ -100,7 +101,7 @@ func (e EgressConfig) cluster(scheme string, named bool) (*clusterv3.Cluster, er
 	}
 	cfg, err := pack(&dfpclusterv3.ClusterConfig{
 		ClusterImplementationSpecifier: &dfpclusterv3.ClusterConfig_DnsCacheConfig{DnsCacheConfig: e.cache(cache)},
-		AllowInsecureClusterOptions:    scheme == "http", // it means that there is no TLS whose name could be checked
+		AllowInsecureClusterOptions:    scheme != "https", // it means that there is no TLS whose name could be checked
 	})
 	if err != nil {
 		return nil, err

@@ -23,6 +23,9 @@ func TestGoldenEgress(t *testing.T) {
 		{Host: "example.com", Subdomains: true, Ports: []uint16{443, 80, 8443}, Methods: []string{"GET", "HEAD"}, PathPrefixes: []string{"/a", "/b/"}},
 		{Host: "internal.example.com", CIDRs: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, PathPattern: "/v1/*/x/**"},
 		{Host: "pinned.example.org", Inspect: "sni"},
+		{Host: "sealed.example.org", Subdomains: true, Ports: []uint16{8443}, Inspect: "none"},
+		{Host: "sealed.internal.example", CIDRs: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")}, Inspect: "none"},
+		{Host: "methods.example.org", Methods: []string{"GET"}, Inspect: "none"},
 	}}, example(t), exampleExit())
 	if err != nil {
 		t.Fatal(err)

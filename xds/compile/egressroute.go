@@ -23,7 +23,7 @@ type Egress struct {
 	PathPrefixes   []string       // each ends at a slash, its own or the path's; empty: any path
 	PathPattern    string         // instead of prefixes: * is a run without a slash, ** any run, ? one character but a slash
 	CIDRs          []netip.Prefix // addresses among the refused ones that Host may resolve to
-	Inspect        string         // empty or full; what passes unread has no routes
+	Inspect        string         // empty or full: calls; sni, none: tunnels that pass unread
 }
 
 var egressHost = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?$`)
@@ -65,7 +65,7 @@ func (e *Egress) Validate() error {
 		}
 	}
 	switch e.Inspect {
-	case "", InspectFull, "sni", "none":
+	case "", InspectFull, InspectSNI, InspectNone:
 	default:
 		bad("inspect %q must be full, sni or none", e.Inspect)
 	}
@@ -79,12 +79,11 @@ type way struct {
 	domain string // exact, or with a leading "*."
 }
 
-// ways are those of a rule that is read here. The scheme's own port is left out of the authority, and is no port of the
+func (e *Egress) unread() bool { return e.Inspect == InspectSNI || e.Inspect == InspectNone }
+
+// ways are those of a rule. The scheme's own port is left out of the authority, and is no port of the
 // other scheme.
 func (e *Egress) ways() []way {
-	if e.Inspect != "" && e.Inspect != InspectFull {
-		return nil
-	}
 	ports := e.Ports
 	if len(ports) == 0 {
 		ports = []uint16{443}
@@ -103,10 +102,12 @@ func (e *Egress) ways() []way {
 		}
 	}
 	for _, p := range ports {
-		switch p {
-		case 443:
+		switch {
+		case e.unread():
+			add(tunnelScheme, ":"+strconv.Itoa(int(p))) // CONNECT always names the port
+		case p == 443:
 			add("https", "")
-		case 80:
+		case p == 80:
 			add("http", "")
 		default:
 			suffix := ":" + strconv.Itoa(int(p))
@@ -175,6 +176,9 @@ func order(all []way) {
 }
 
 func (w way) routes(refused []netip.Prefix) ([]*routev3.Route, error) {
+	if w.rule.unread() {
+		return w.unread(refused)
+	}
 	named := len(w.rule.CIDRs) > 0
 	headers := []*routev3.HeaderMatcher{exactHeader(SchemeHeader, w.scheme)}
 	if len(w.rule.Methods) > 0 {

@@ -37,6 +37,7 @@ const ForwardDoor = "door/forward"
 
 const (
 	innerName = "door/inner"
+	hashable  = "envoy.hashable_string"
 	// handshakeTimeout is longer than the control plane takes to ask the signer.
 	handshakeTimeout = 15 * time.Second
 	// NoServerName is the secret that is asked for when a client names no server: a name that can never be a host.
@@ -63,7 +64,7 @@ func (f Forward) Validate() error {
 	return errors.Join(errs...)
 }
 
-// ForwardListeners compiles the forward door and the inner one, which only the cluster of Inner reaches.
+// ForwardListeners compiles the forward door, and those inside that only the clusters of Inner and SNI reach.
 func ForwardListeners(f Forward) ([]*listenerv3.Listener, error) {
 	if err := f.Validate(); err != nil {
 		return nil, err
@@ -77,7 +78,14 @@ func ForwardListeners(f Forward) ([]*listenerv3.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []*listenerv3.Listener{outside, inside}, nil
+	if f.Egress == nil {
+		return []*listenerv3.Listener{outside, inside}, nil
+	}
+	passing, err := sniListener(f.Door)
+	if err != nil {
+		return nil, err
+	}
+	return []*listenerv3.Listener{outside, inside, passing}, nil
 }
 
 func forwardListener(f Forward) (*listenerv3.Listener, error) {
@@ -211,10 +219,13 @@ func tlsSocket(m proto.Message) (*corev3.TransportSocket, error) {
 // connection that was opened for one client could be given to another (Envoy pools by the hashable objects alone).
 func handOver() *setstatev3.Config {
 	out := &setstatev3.Config{}
-	for _, o := range []struct{ object, key string }{{StateToken, TokenKey}, {StateAuthority, AuthorityKey}, {StatePeer, PeerKey}} {
+	for _, o := range []struct{ object, key, factory string }{
+		{StateToken, TokenKey, hashable}, {StateAuthority, AuthorityKey, hashable}, {StatePeer, PeerKey, hashable},
+		{stateHost, HostKey, stateHost}, {statePort, PortKey, statePort},
+	} {
 		out.OnRequestHeaders = append(out.OnRequestHeaders, &statev3.FilterStateValue{
 			Key:        &statev3.FilterStateValue_ObjectKey{ObjectKey: o.object},
-			FactoryKey: "envoy.hashable_string",
+			FactoryKey: o.factory,
 			Value: &statev3.FilterStateValue_FormatString{FormatString: &corev3.SubstitutionFormatString{
 				OmitEmptyValues: true,
 				Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: &corev3.DataSource{

@@ -51,7 +51,7 @@ func addressGuard(refused, exempt []netip.Prefix) (*rbacv3.RBAC, error) {
 		}
 		bad = allOf(bad, not(named))
 	}
-	some, err := addressIn([]netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")})
+	some, err := addressIn(everywhere())
 	if err != nil {
 		return nil, err
 	}

@@ -278,14 +278,5 @@ func guard(k kind) *rbacv3.RBAC {
 // hasCertificate is the CEL expression connection.sha256_peer_certificate_digest != "". It is needed: with any issuer
 // accepted, require_client_certificate lets a client without one in (Envoy 1.40.0, measured).
 func hasCertificate() *exprv1.Expr {
-	digest := &exprv1.Expr{ExprKind: &exprv1.Expr_SelectExpr{SelectExpr: &exprv1.Expr_Select{
-		Operand: &exprv1.Expr{ExprKind: &exprv1.Expr_IdentExpr{IdentExpr: &exprv1.Expr_Ident{Name: "connection"}}},
-		Field:   strings.TrimPrefix(attrDigest, "connection."),
-	}}}
-	none := &exprv1.Expr{ExprKind: &exprv1.Expr_ConstExpr{ConstExpr: &exprv1.Constant{
-		ConstantKind: &exprv1.Constant_StringValue{StringValue: ""},
-	}}}
-	return &exprv1.Expr{ExprKind: &exprv1.Expr_CallExpr{CallExpr: &exprv1.Expr_Call{
-		Function: "_!=_", Args: []*exprv1.Expr{digest, none},
-	}}}
+	return call("_!=_", member("connection", strings.TrimPrefix(attrDigest, "connection.")), text(""))
 }

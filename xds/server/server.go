@@ -162,7 +162,7 @@ func (s *Server) recompile(ups []compile.Upstream, egress *compile.EgressConfig)
 	return s.caches[resourcev3.ClusterType].replace(next)
 }
 
-// clusters are the upstreams', the egress ones, and the one that leads into tunnels.
+// clusters are the upstreams', the egress ones, and those that lead into tunnels.
 func clusters(ups []compile.Upstream, egress *compile.EgressConfig, systemCA string) (map[string]types.Resource, error) {
 	all, err := compile.Clusters(ups, systemCA)
 	if err != nil {
@@ -179,8 +179,12 @@ func clusters(ups []compile.Upstream, egress *compile.EgressConfig, systemCA str
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]types.Resource{inner.GetName(): inner}
-	for _, c := range all {
+	sni, err := compile.SNI()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]types.Resource{}
+	for _, c := range append(all, inner, sni) {
 		out[c.GetName()] = c
 	}
 	return out, nil
