@@ -35,10 +35,13 @@ func (c *Contract) Reach(host string, port int) (Reach, bool) {
 		out.Prefixes = append(out.Prefixes, r.Prefixes()...)
 	}
 	for i := range c.rules {
-		if r := &c.rules[i]; !r.deny && anyMatch(r.actions, NetworkEgress) && r.couldReach(host, port) {
-			if found = true; !r.way { // tools and statements need each request
-				out.Inspect = InspectFull
-			}
+		r := &c.rules[i]
+		if !anyMatch(r.actions, NetworkEgress) || !r.couldReach(host, port) {
+			continue
+		}
+		found = found || !r.deny
+		if !r.way { // tools, statements and Denies need each request: a tunnel that passes unread would lead around them
+			out.Inspect = InspectFull
 		}
 	}
 	return out, found
