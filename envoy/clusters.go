@@ -20,6 +20,9 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
+// maxQueuedFrames is how many frames may wait to be written to a process of ours; some 13 bytes each.
+const maxQueuedFrames = 1 << 20
+
 const (
 	httpOptionsKey = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 	connectTimeout = time.Second
@@ -95,6 +98,11 @@ func grpcCluster(name string, endpoints []Endpoint) (*clusterv3.Cluster, error) 
 				ConnectionKeepalive: &corev3.KeepaliveSettings{
 					Interval: durationpb.New(keepalive), Timeout: durationpb.New(keepalive / 2),
 				},
+				// Clients that drop their requests as fast as they can make Envoy reset streams as fast. Its protection against
+				// floods then ends the whole connection, and with it other clients' calls (1.40.0: 1,000 resets that are not
+				// written yet); the other end here is ours.
+				MaxOutboundControlFrames: wrapperspb.UInt32(maxQueuedFrames),
+				MaxOutboundFrames:        wrapperspb.UInt32(maxQueuedFrames),
 			}},
 		}},
 	})
