@@ -33,13 +33,17 @@ func TestRetire(t *testing.T) {
 		if !open() {
 			t.Fatal("closed though its token is the job's")
 		}
-		token.Store(Token("two"))
-		for range 20 { // a stream
+		move := func() {
 			go func() { _, _ = gates.Write([]byte("x")) }()
 			if _, err := c.Read(make([]byte, 1)); err != nil {
 				t.Fatalf("closed while bytes moved: %v", err)
 			}
+		}
+		move()
+		token.Store(Token("two"))
+		for range 20 { // a stream
 			time.Sleep(retireIdle / 2)
+			move()
 		}
 		time.Sleep(3 * retireIdle)
 		if open() {
