@@ -72,6 +72,9 @@ func newExchange(g *Gate) *exchange {
 // close settles an exchange whose stream has ended. A call that left and was not completed is recorded as cut; the
 // recording goes on in the background, since nobody waits for it and the goroutine belongs to the connection.
 func (x *exchange) close() {
+	if x.unread != "" {
+		x.gate.watch.remove(x)
+	}
 	switch x.phase {
 	case phaseUpstream, phaseAnswer:
 		c := x.interrupted()
