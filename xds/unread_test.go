@@ -119,6 +119,7 @@ func TestUnreadServerName(t *testing.T) {
 			before := s.conn.Load()
 			c := w.unread(x.inspect, s, x.change)
 			c.Transport.(*http.Transport).ProxyConnectHeader.Set("X-Test-Do", x.do)
+			c.Transport.(*http.Transport).ProxyConnectHeader.Set("X-Test-Token", name) // for a pool of its own
 			a, err := w.send(c, "GET", "https://pub.test:"+s.port+"/", "", nil)
 			if (err == nil) != x.passes {
 				t.Fatalf("%d %q %v", a.status, a.body, err)
