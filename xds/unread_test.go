@@ -138,6 +138,26 @@ func TestUnreadServerName(t *testing.T) {
 	})
 }
 
+// While a tunnel to one host is open, one to another host does not lead to the first, although the contract allows both.
+func TestUnreadTunnelsKeepTheirHost(t *testing.T) {
+	w := newForwardWorld(t)
+	s := newClosedSite(t, "pub.test")
+	w.names.set("second.test", addrs("127.0.0.9"))
+	w.passing(port(s.port), "pub.test", "second.test")
+	first := w.unread(compile.InspectSNI, s, nil)
+	if a, err := w.send(first, "GET", "https://pub.test:"+s.port+"/", "", nil); err != nil || a.status != http.StatusOK {
+		t.Fatalf("%d %v", a.status, err)
+	}
+	for name, passes := range map[string]bool{"pub.test": false, "second.test": true} {
+		before := s.conn.Load()
+		c := w.unread(compile.InspectSNI, s, func(c *tls.Config) { c.ServerName, c.InsecureSkipVerify = name, true })
+		_, err := w.send(c, "GET", "https://second.test:"+s.port+"/", "", nil)
+		if n := s.conn.Load() - before; (err == nil) != passes || (n > 0) != passes {
+			t.Errorf("to second.test, naming %s: %v, %d connections", name, err, n)
+		}
+	}
+}
+
 // raw opens a tunnel, sends text in it and reads to the end.
 func (w *forwardWorld) raw(t *testing.T, inspect, authority, send string) string {
 	t.Helper()

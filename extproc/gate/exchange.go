@@ -116,6 +116,8 @@ func (x *exchange) recordEnd(c *record.Completion) {
 	if err := x.gate.cfg.Signer.Complete(ctx, x.intent, c); err != nil {
 		// The intent is in the log: the signer itself will mark it as cut when it recovers.
 		x.gate.cfg.Log.Error("the end of a call could not be recorded", "receipt", x.intent.ID, "error", err)
+	} else if c.Outcome == record.Completed { // a tunnel that its client ended
+		x.dest.observed.settled(c)
 	}
 	x.settleIdempotency(ctx, c)
 }
