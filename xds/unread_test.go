@@ -119,6 +119,7 @@ func TestUnreadServerName(t *testing.T) {
 			before := s.conn.Load()
 			c := w.unread(x.inspect, s, x.change)
 			c.Transport.(*http.Transport).ProxyConnectHeader.Set("X-Test-Do", x.do)
+			c.Transport.(*http.Transport).ProxyConnectHeader.Set("X-Test-Token", name) // for a pool of its own
 			a, err := w.send(c, "GET", "https://pub.test:"+s.port+"/", "", nil)
 			if (err == nil) != x.passes {
 				t.Fatalf("%d %q %v", a.status, a.body, err)
@@ -135,6 +136,26 @@ func TestUnreadServerName(t *testing.T) {
 			t.Errorf("%q came back, %d connections", answer, s.conn.Load()-before)
 		}
 	})
+}
+
+// While a tunnel to one host is open, one to another host does not lead to the first, although the contract allows both.
+func TestUnreadTunnelsKeepTheirHost(t *testing.T) {
+	w := newForwardWorld(t)
+	s := newClosedSite(t, "pub.test")
+	w.names.set("second.test", addrs("127.0.0.9"))
+	w.passing(port(s.port), "pub.test", "second.test")
+	first := w.unread(compile.InspectSNI, s, nil)
+	if a, err := w.send(first, "GET", "https://pub.test:"+s.port+"/", "", nil); err != nil || a.status != http.StatusOK {
+		t.Fatalf("%d %v", a.status, err)
+	}
+	for name, passes := range map[string]bool{"pub.test": false, "second.test": true} {
+		before := s.conn.Load()
+		c := w.unread(compile.InspectSNI, s, func(c *tls.Config) { c.ServerName, c.InsecureSkipVerify = name, true })
+		_, err := w.send(c, "GET", "https://second.test:"+s.port+"/", "", nil)
+		if n := s.conn.Load() - before; (err == nil) != passes || (n > 0) != passes {
+			t.Errorf("to second.test, naming %s: %v, %d connections", name, err, n)
+		}
+	}
 }
 
 // raw opens a tunnel, sends text in it and reads to the end.

@@ -30,6 +30,7 @@ type loop struct {
 }
 
 func (l *loop) Context() context.Context { return context.Background() }
+func (l *loop) Abort(error)              {}
 func (l *loop) Reply(r *message.Response, err error) {
 	if err == nil {
 		l.out = r.Append(l.out[:0])

@@ -72,6 +72,9 @@ func newExchange(g *Gate) *exchange {
 // close settles an exchange whose stream has ended. A call that left and was not completed is recorded as cut; the
 // recording goes on in the background, since nobody waits for it and the goroutine belongs to the connection.
 func (x *exchange) close() {
+	if x.unread != "" {
+		x.gate.watch.remove(x)
+	}
 	switch x.phase {
 	case phaseUpstream, phaseAnswer:
 		c := x.interrupted()
@@ -113,6 +116,8 @@ func (x *exchange) recordEnd(c *record.Completion) {
 	if err := x.gate.cfg.Signer.Complete(ctx, x.intent, c); err != nil {
 		// The intent is in the log: the signer itself will mark it as cut when it recovers.
 		x.gate.cfg.Log.Error("the end of a call could not be recorded", "receipt", x.intent.ID, "error", err)
+	} else if c.Outcome == record.Completed { // a tunnel that its client ended
+		x.dest.observed.settled(c)
 	}
 	x.settleIdempotency(ctx, c)
 }

@@ -131,6 +131,7 @@ type Gate struct {
 	outside   *door // of the hosts that are no provider's
 	lines     *lines
 	settling  *deadlines // waits for a receipt
+	watch     *watch
 }
 
 // New makes a gate; it holds no goroutine until a call has to wait for something.
@@ -150,7 +151,7 @@ func New(cfg Config) (*Gate, error) {
 	for _, dr := range d.inTurn {
 		dr.observed = m.of(dr.Provider)
 	}
-	return &Gate{
+	g := &Gate{
 		cfg:       cfg,
 		doors:     d,
 		contracts: newContracts(cfg.Registry, cfg.TrustedContractSigners, cfg.Now, cfg.Log),
@@ -161,7 +162,9 @@ func New(cfg Config) (*Gate, error) {
 		outside:   newOutside(m),
 		lines:     &lines{},
 		settling:  &deadlines{after: cfg.SettleTimeout},
-	}, nil
+	}
+	g.watch = newWatch(cfg.Signer.Trust)
+	return g, nil
 }
 
 // Serve answers on the listener until ctx ends, then lets open exchanges finish for a moment and returns.

@@ -51,6 +51,9 @@ func (k *talk) Reply(answer *message.Response, err error) {
 	k.ended <- k.x.End(err)
 }
 
+// Abort does what the server does while no message is with the exchange.
+func (k *talk) Abort(err error) { k.ended <- k.x.End(err) }
+
 func kindOf(r *extprocv3.ProcessingResponse) string {
 	switch r.GetResponse().(type) {
 	case *extprocv3.ProcessingResponse_RequestHeaders:

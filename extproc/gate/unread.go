@@ -40,6 +40,7 @@ func (x *exchange) pass(ctx context.Context, reach contract.Reach) *message.Resp
 	}
 	x.phase, x.unread = phaseUpstream, reach.Inspect
 	x.gate.metrics.allowed.Inc()
+	x.gate.watch.add(x)
 	return x.passing()
 }
 
@@ -68,7 +69,7 @@ func (x *exchange) decideUnread(ask decide.Ask) *code.Denial {
 }
 
 // passing is the answer to an allowed CONNECT. Of the tunnel Envoy shows what comes back, so that the record can say whether
-// anything did, and a withdrawn token cuts it.
+// anything did.
 func (x *exchange) passing() *message.Response {
 	m := &message.Mutation{ClearRoute: true, Remove: x.req.strip, Set: []message.Header{
 		{Name: ":authority", Value: x.dest.host}, {Name: scopeHeader, Value: x.contract.Hash}, {Name: inspectHeader, Value: x.unread},

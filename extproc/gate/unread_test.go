@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -139,6 +140,13 @@ func TestUnreadEnds(t *testing.T) {
 			spoke(k)
 			k.f.setTrust(trust.State{RevokedTokens: []string{k.f.recorder.intents[0].TokenHash}})
 			_ = k.mustEnd(responseBody("more", false))
+		}, record.Cut, "withdrawn", 5},
+		"the token is withdrawn while nothing moves": {func(k *talk) {
+			spoke(k)
+			k.f.setTrust(trust.State{RevokedTokens: []string{k.f.recorder.intents[0].TokenHash}})
+			if err := k.result(); !errors.Is(err, errWithdrawn) {
+				k.f.t.Errorf("ended with %v", err)
+			}
 		}, record.Cut, "withdrawn", 5},
 	} {
 		t.Run(name, func(t *testing.T) {

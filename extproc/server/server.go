@@ -37,6 +37,9 @@ type Stream interface {
 	// Reply answers the message that was handed over last. With an error, the stream ends and nothing is answered. It may
 	// be called from any goroutine, and does not wait for Envoy to read.
 	Reply(r *message.Response, err error)
+	// Abort ends the stream, also while no message is with the exchange, which is told by End. It may be called from any
+	// goroutine but from within Handle and End, and is of no effect where the stream has ended.
+	Abort(err error)
 }
 
 // Config of a server. All of it is required.

@@ -476,3 +476,45 @@ func TestGrpcMessageIsEncoded(t *testing.T) {
 		t.Error("a long literal's length is wrong")
 	}
 }
+
+// An exchange may end its stream while nothing is asked, or while it is at work; then its answer is still given.
+func TestAbort(t *testing.T) {
+	t.Parallel()
+	for name, atWork := range map[string]bool{"idle": false, "at work": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			why := make(chan error, 1)
+			wish := errors.New("the exchange's own wish")
+			f := serve(t, 0, func() *exchange {
+				return &exchange{
+					handle: func(x *exchange, m *message.Request) {
+						go func() {
+							if atWork {
+								x.s.Abort(wish)
+							}
+							x.pass(m)
+							if !atWork {
+								x.s.Abort(wish)
+							}
+							x.s.Abort(errors.New("again"))
+						}()
+					},
+					end: func(err error) error { why <- err; return err },
+				}
+			})
+			s, _ := open(t, f.client())
+			if err := s.Send(headers()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Recv(); err != nil {
+				t.Fatalf("not answered: %v", err)
+			}
+			if _, err := s.Recv(); status.Code(err) != codes.Aborted || !strings.Contains(err.Error(), "own wish") {
+				t.Errorf("ended with %v", err)
+			}
+			if err := <-why; !errors.Is(err, wish) {
+				t.Errorf("the exchange was told %v", err)
+			}
+		})
+	}
+}

@@ -282,6 +282,20 @@ func (s *stream) Reply(r *message.Response, err error) {
 	s.conn.write()
 }
 
+// Abort is the exchange's wish to end. An answer that is under way is still given.
+func (s *stream) Abort(err error) {
+	s.mu.Lock()
+	if s.err == nil {
+		s.err = err
+	}
+	if s.cancel != nil {
+		s.cancel()
+	}
+	s.mu.Unlock()
+	s.advance()
+	s.conn.write()
+}
+
 // finish ends exchange and stream; mu is held at the beginning and at the end, not in between.
 func (s *stream) finish(why error) {
 	s.over = true

@@ -41,6 +41,11 @@ func TestGoldenEgress(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "connect-routes", connect.Routes)
+	passing, err := sniListener(Door{ExtProcCluster: "extproc", Egress: exampleExit()}.withDefaults())
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "sni-listener", passing)
 }
 
 func TestEgressProblems(t *testing.T) {
