@@ -18,9 +18,16 @@ type Kind uint8
 const (
 	KindIntent  Kind = 1 // a record.Intent
 	KindReceipt Kind = 2 // a signed gateway receipt
-	KindRefusal Kind = 3 // a record.Refusal
+	KindRefusal Kind = 3 // a record.Refusal, or a signed decision (package decision) where the refused run is known
 	KindControl Kind = 4 // start, recovery and stop of the log's owner
+	// KindTombstone is a signed statement that records were removed.
+	KindTombstone Kind = 5
+	// KindSealed is a part of a body, encrypted to the auditor.
+	KindSealed Kind = 6
 )
+
+// lastKind is the highest kind.
+const lastKind = KindSealed
 
 func (k Kind) String() string {
 	switch k {
@@ -32,6 +39,10 @@ func (k Kind) String() string {
 		return "refusal"
 	case KindControl:
 		return "control"
+	case KindTombstone:
+		return "tombstone"
+	case KindSealed:
+		return "sealed"
 	}
 	return fmt.Sprintf("kind-%d", uint8(k))
 }

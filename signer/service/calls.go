@@ -158,7 +158,7 @@ func unless(bad bool, err error) error {
 
 // sign makes the receipt and appends it. It returns the buffer that it was made in, to be used again.
 func (s *Service) sign(j job, buf []byte) []byte {
-	raw, err := receipt.Append(buf[:0], j.intent, j.completion, s.cfg.GatewayID, s.cfg.Gateway, s.cfg.Now())
+	raw, err := receipt.Append(buf[:0], &record.Logged{Intent: *j.intent}, j.completion, s.cfg.GatewayID, s.cfg.Gateway, s.cfg.Now())
 	if err != nil {
 		s.settledWith(j, err)
 		return buf
@@ -292,7 +292,7 @@ func (s *Service) Recover(dir string) (int, error) {
 			}
 			delete(s.open, r.Payload.ReceiptID)
 			s.settled.add(r.Payload.ReceiptID, r.Payload.Metadata.Sallyport.Outcome)
-		case evlog.KindRefusal, evlog.KindControl:
+		case evlog.KindRefusal, evlog.KindControl, evlog.KindTombstone, evlog.KindSealed:
 		}
 		return nil
 	})

@@ -167,7 +167,7 @@ func (r *rig) outcomes() map[string]record.Outcome {
 				r.t.Errorf("receipt %s: without an intent, or twice", got.ReceiptID)
 			}
 			out[got.ReceiptID] = got.Metadata.Sallyport.Outcome
-		case evlog.KindRefusal, evlog.KindControl:
+		case evlog.KindRefusal, evlog.KindControl, evlog.KindTombstone, evlog.KindSealed:
 		}
 		return nil
 	})

@@ -79,7 +79,7 @@ func (s *System) Evidence() *Evidence {
 				return err
 			}
 			e.Refusals = append(e.Refusals, r)
-		case evlog.KindControl:
+		case evlog.KindControl, evlog.KindTombstone, evlog.KindSealed:
 		}
 		return nil
 	})

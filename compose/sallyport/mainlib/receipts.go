@@ -108,7 +108,7 @@ func toEvent(e evlog.Entry) (event, error) {
 		}
 	case evlog.KindReceipt:
 		return receiptEvent(ev, e.Payload)
-	case evlog.KindControl:
+	case evlog.KindControl, evlog.KindTombstone, evlog.KindSealed:
 	}
 	return ev, nil
 }

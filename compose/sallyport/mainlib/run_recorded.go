@@ -66,7 +66,7 @@ func recordedOf(dir, mission string, since time.Time) (*recorded, error) {
 			return r.receipt(e.Payload, mine)
 		case evlog.KindRefusal:
 			return r.refusal(e.Payload, mission)
-		case evlog.KindControl:
+		case evlog.KindControl, evlog.KindTombstone, evlog.KindSealed:
 		}
 		return nil
 	})
