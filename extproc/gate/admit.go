@@ -87,12 +87,16 @@ func (x *exchange) decide(ctx context.Context, m *message.Request) *message.Resp
 		// A buffered body comes whole; it is without its end only where trailers follow (1.40.0), which nobody decides on.
 		return x.refuse(code.Deny(code.InvalidRequest, "request trailers are not carried"))
 	}
-	rewritten, d := x.admit(ctx, m.Body)
+	body, d := x.redact(m.Body)
+	if d != nil {
+		return x.refuse(d)
+	}
+	rewritten, d := x.admit(ctx, body)
 	if d != nil {
 		return x.refuse(d)
 	}
 	return &message.Response{
-		Answer: m.Kind, Mutation: rewritten, Namespace: metadataNamespace,
+		Answer: m.Kind, Mutation: rewritten, Body: replacing(m.Body, body), Namespace: metadataNamespace,
 		Metadata: []message.Header{{Name: verdictKey, Value: verdictAllow}, {Name: receiptKey, Value: x.id}},
 	}
 }

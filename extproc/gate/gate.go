@@ -18,6 +18,7 @@ import (
 	"sallyport/extproc/secret"
 	"sallyport/extproc/server"
 	"sallyport/signer/client"
+	"sallyport/signer/privacy"
 	"sallyport/signer/record"
 )
 
@@ -67,6 +68,8 @@ type Config struct {
 	Secrets                *secret.Broker
 	Signer                 Recorder
 	Binding                []string // BindRunID, BindPeerAddress
+	// RedactionSecret is what contracts' hash rules are carried out with; nil refuses the calls under such a contract.
+	RedactionSecret *privacy.Secret
 	// AddressAllowed says whether an address may be reached for which a contract names these prefixes; nil: none may.
 	AddressAllowed func(netip.Addr, []netip.Prefix) bool
 	MaxBodyBytes   int64

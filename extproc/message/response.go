@@ -10,6 +10,8 @@ type Response struct {
 	Immediate *Immediate // the request is answered here instead, and goes no further
 
 	Mutation *Mutation // of header and body answers
+	// Body replaces the body that is answered, where it is not nil.
+	Body []byte
 	// Metadata is the dynamic metadata that the other filters see, under Namespace.
 	Namespace string
 	Metadata  []Header
@@ -44,6 +46,8 @@ const (
 
 	answerCommon  protowire.Number = 1 // HeadersResponse, BodyResponse
 	commonHeaders protowire.Number = 2 // CommonResponse
+	commonBody    protowire.Number = 3
+	bodyWhole     protowire.Number = 1 // BodyMutation
 	commonClear   protowire.Number = 5
 
 	mutationSet    protowire.Number = 1 // HeaderMutation
@@ -78,11 +82,11 @@ func (r *Response) Append(dst []byte) []byte {
 	switch {
 	case r.Immediate != nil:
 		dst = nested(dst, responseImmediate, r.Immediate.append)
-	case r.Mutation == nil:
+	case r.Mutation == nil && r.Body == nil:
 		dst = protowire.AppendTag(dst, answers[r.Answer], protowire.BytesType)
 		dst = append(dst, 0)
 	default:
-		dst = nested(dst, answers[r.Answer], func(dst []byte) []byte { return nested(dst, answerCommon, r.Mutation.append) })
+		dst = nested(dst, answers[r.Answer], func(dst []byte) []byte { return nested(dst, answerCommon, r.common) })
 	}
 	if len(r.Metadata) > 0 {
 		dst = nested(dst, responseMetadata, r.metadata)
@@ -109,6 +113,19 @@ func (r *Response) Append(dst []byte) []byte {
 		})
 	}
 	return dst
+}
+
+func (r *Response) common(dst []byte) []byte {
+	if r.Mutation != nil {
+		dst = r.Mutation.append(dst)
+	}
+	if r.Body == nil {
+		return dst
+	}
+	// By hand: nested would move the whole body once more.
+	inner := protowire.SizeTag(bodyWhole) + protowire.SizeBytes(len(r.Body))
+	dst = protowire.AppendVarint(protowire.AppendTag(dst, commonBody, protowire.BytesType), uint64(inner)) //nolint:gosec // a length
+	return protowire.AppendBytes(protowire.AppendTag(dst, bodyWhole, protowire.BytesType), r.Body)
 }
 
 func (m *Mutation) append(dst []byte) []byte {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sallyport/signer/jcs"
+	"sallyport/signer/privacy"
 )
 
 // Kind is the dialect that a contract is written in.
@@ -46,8 +47,10 @@ type Contract struct {
 	egress    []EgressRule
 	limits    Limits
 	bindings  map[string]Binding
-	tools     []string  // tool: names that are allowed
-	notes     []Finding // of the compilation, for Lint
+	tools     []string // tool: names that are allowed
+	redaction *privacy.Rules
+	redacted  []privacy.Rule // as they are written
+	notes     []Finding      // of the compilation, for Lint
 }
 
 // EgressRule is one way out beside the model providers.
@@ -193,6 +196,10 @@ func (c *Contract) Egress() []EgressRule { return slices.Clone(c.egress) }
 
 // Bindings are the tools that are bound to an endpoint, by tools.allow name.
 func (c *Contract) Bindings() map[string]Binding { return maps.Clone(c.bindings) }
+
+// Redaction is what must be kept out of the bodies of requests; nil: nothing. Where it is not nil, a body that the rules
+// cannot be carried out on must not pass.
+func (c *Contract) Redaction() *privacy.Rules { return c.redaction }
 
 // Limits are the contract's limits on one call. Decide does not see a call's size; who does holds them.
 func (c *Contract) Limits() Limits { return c.limits }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"sallyport/signer/jcs"
+	"sallyport/signer/privacy"
 )
 
 // enterprise is the secrets-boundary contract with this project's extensions: models, egress, tools.bindings, limits.
@@ -25,9 +26,12 @@ type enterprise struct {
 	Egress struct {
 		Rules []EgressRule `json:"rules"`
 	} `json:"egress"`
-	Secrets secrets `json:"secrets"`
-	Auth    auth    `json:"auth"`
-	Limits  Limits  `json:"limits"`
+	Secrets   secrets `json:"secrets"`
+	Redaction struct {
+		Rules []privacy.Rule `json:"rules"`
+	} `json:"redaction"`
+	Auth   auth   `json:"auth"`
+	Limits Limits `json:"limits"`
 }
 
 func (c *Contract) compileEnterprise() error {
@@ -77,6 +81,12 @@ func (c *Contract) checkEnterprise(p *enterprise) error {
 			if _, err := parsePrefix(cidr); err != nil {
 				wrong.add(fmt.Sprintf("%s.cidrs[%d]", at, j), "%v", err)
 			}
+		}
+	}
+	c.compileRedaction(p.Redaction.Rules, "$.redaction.rules", &wrong)
+	for i, r := range p.Egress.Rules {
+		if c.redaction != nil && r.Inspect != "" && r.Inspect != "full" {
+			wrong.add(fmt.Sprintf("$.egress.rules[%d].inspect", i), "what passes unread cannot be redacted; use \"full\", or remove redaction")
 		}
 	}
 	return wrong.err()
