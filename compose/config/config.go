@@ -76,7 +76,8 @@ type Evidence struct {
 
 // ExtProc is about the deciding processes.
 type ExtProc struct {
-	Replicas int `yaml:"replicas"`
+	Replicas            int    `yaml:"replicas"`
+	RedactionSecretFile string `yaml:"redaction_secret_file"` // what contracts' hash rules are keyed with
 }
 
 // Envoy says which Envoy carries the calls.
