@@ -72,6 +72,8 @@ type Inject struct {
 type Evidence struct {
 	Mode string `yaml:"mode"` // strict, sealed or async
 	Dir  string `yaml:"dir"`
+	// AuditorKeys are files with the public keys that bodies are sealed to where contracts say so.
+	AuditorKeys []string `yaml:"auditor_keys"`
 }
 
 // ExtProc is about the deciding processes.

@@ -127,6 +127,9 @@ func (c *Config) defaultPaths(base string) {
 	for _, p := range []*string{&c.ContractsDir, &c.Evidence.Dir, &c.AdminTokenFile, &c.Envoy.Path, &c.Envoy.Dir, &c.Egress.CAFile, &c.ExtProc.RedactionSecretFile} {
 		abs(p, base)
 	}
+	for i := range c.Evidence.AuditorKeys {
+		abs(&c.Evidence.AuditorKeys[i], base)
+	}
 	for i := range c.Upstreams {
 		abs(&c.Upstreams[i].CAFile, base)
 	}

@@ -123,10 +123,14 @@ func (p *Process) gate(signer *client.Client, store replay.Store) (*gate.Gate, *
 	if err != nil {
 		return nil, nil, err
 	}
+	auditors, err := auditorKeys(c.Evidence.AuditorKeys)
+	if err != nil {
+		return nil, nil, err
+	}
 	g, err := gate.New(gate.Config{
 		Upstreams: ups, Audience: c.Audience, TrustedContractSigners: trusted, Registry: registry, Replay: store,
 		Secrets: broker, Signer: signer, Binding: c.JobBinding, MaxBodyBytes: c.MaxBodyBytes, Log: p.Log, Metrics: p.Status.Registry,
-		AddressAllowed: address.Allowed, RedactionSecret: redaction,
+		AddressAllowed: address.Allowed, RedactionSecret: redaction, AuditorKeys: auditors,
 	})
 	return g, broker, err
 }

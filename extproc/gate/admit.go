@@ -244,6 +244,9 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*message.Mutation, *
 		return nil, d
 	}
 	x.intent = x.newIntent(ask, seen, body)
+	if d := x.sealRequest(ctx, body); d != nil {
+		return nil, d
+	}
 	rewritten := x.rewrite(ask.SecretClass, cred, inject)
 	if d := x.claimAndRecord(ctx); d != nil {
 		return nil, d

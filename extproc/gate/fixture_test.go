@@ -20,6 +20,7 @@ import (
 	"sallyport/signer/contract"
 	"sallyport/signer/envelope"
 	"sallyport/signer/keyring"
+	"sallyport/signer/privacy/seal"
 	"sallyport/signer/record"
 	"sallyport/signer/token"
 	"sallyport/signer/trust"
@@ -64,10 +65,12 @@ type recorder struct {
 	onIntent   func() error
 	onComplete func() error
 	onRefuse   func()
+	onSeal     func(*seal.Chunk) error
 
 	mu       sync.Mutex
 	intents  []*record.Intent
 	refusals []*record.Refusal
+	sealed   []*seal.Chunk
 	done     chan *record.Completion
 }
 
@@ -102,6 +105,19 @@ func (r *recorder) Complete(ctx context.Context, i *record.Intent, c *record.Com
 	}
 	r.journal.add("complete")
 	r.done <- c
+	return nil
+}
+
+func (r *recorder) Seal(_ context.Context, c *seal.Chunk) error {
+	if r.onSeal != nil {
+		if err := r.onSeal(c); err != nil {
+			return err
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sealed = append(r.sealed, c)
+	r.journal.add("sealed " + c.Direction.String())
 	return nil
 }
 

@@ -68,7 +68,7 @@ func (x *exchange) responseBody(m *message.Request) (*message.Response, error) {
 		x.meter.Write(m.Body)
 	}
 	x.answer.ResponseBytes += int64(len(m.Body))
-	if m.EndOfStream {
+	if m.EndOfStream || x.sealer != nil {
 		return nil, errLater
 	}
 	return goOn(m.Kind), nil
@@ -121,6 +121,10 @@ func (x *exchange) settle() error {
 func (x *exchange) record(c *record.Completion) error {
 	// The client may be gone: what happened is recorded all the same.
 	ctx := x.gate.settling.context()
+	if err := x.sealEnd(ctx); err != nil {
+		x.gate.cfg.Log.Error("answer not sealed; it is withheld", "receipt", x.id, "error", err)
+		return fmt.Errorf("%w: %s", errWithheld, code.EvidenceDown)
+	}
 	if err := x.gate.cfg.Signer.Complete(ctx, x.intent, c); err != nil {
 		x.gate.cfg.Log.Error("receipt not recorded; the answer is withheld", "receipt", x.id, "error", err)
 		return fmt.Errorf("%w: %s", errWithheld, code.EvidenceDown)

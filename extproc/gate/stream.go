@@ -131,7 +131,12 @@ func (x *exchange) wait(ctx context.Context, m *message.Request) (*message.Respo
 			return x.localAnswer(m)
 		}
 		return withHeader(receiptHeader, x.id), x.settle()
-	case message.ResponseBody, message.ResponseTrailers:
+	case message.ResponseBody:
+		if err := x.sealAnswer(ctx, m.Body); err != nil || !m.EndOfStream {
+			return goOn(m.Kind), err
+		}
+		return goOn(m.Kind), x.settle()
+	case message.ResponseTrailers:
 		return goOn(m.Kind), x.settle()
 	case message.RequestTrailers: // never asked for
 	}

@@ -110,6 +110,7 @@ const (
 	RegistryDown        Code = "WPC_REGISTRY_FETCH_FAILED"
 	SecretUnavailable   Code = "SECRET_UNAVAILABLE"
 	RedactionKeyMissing Code = "REDACTION_KEY_MISSING"
+	AuditorKeyMissing   Code = "AUDITOR_KEY_MISSING"
 	GateUnavailable     Code = "GATE_UNAVAILABLE"
 	GateInternal        Code = "GATE_INTERNAL_ERROR"
 	UpstreamUnreachable Code = "UPSTREAM_UNREACHABLE"
@@ -185,6 +186,7 @@ var table = []Info{
 	{RegistryDown, ClassGate, 503, "The contract registry cannot be reached and the contract is not at hand."},
 	{SecretUnavailable, ClassGate, 503, "The credential for this upstream cannot be obtained."},
 	{RedactionKeyMissing, ClassGate, 503, "The contract hashes parts of requests, and this gateway has no redaction secret to do it with."},
+	{AuditorKeyMissing, ClassGate, 503, "The call's bodies are to be kept sealed for the auditor, and this gateway has no auditor's key."},
 	{GateUnavailable, ClassGate, 503, "The gate does not answer, so nothing passes."},
 	{GateInternal, ClassGate, 503, "The gate met an internal fault, so the call does not pass."},
 	{UpstreamUnreachable, ClassUpstream, 502, "The call was allowed, but the upstream cannot be reached."},

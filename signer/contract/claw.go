@@ -44,9 +44,7 @@ func (c *Contract) compileV1() error {
 	}
 	var wrong problems
 	c.compileRedaction(p.Redaction, "$.redaction_rules", &wrong)
-	if p.Privacy == "encrypted" {
-		c.denyModels("receipt_privacy_mode", code.PolicyConditionUnknown, "encrypted receipts are not made by this gateway")
-	}
+	c.privacy = p.Privacy
 	if len(p.AuditPacks) > 0 {
 		c.notEnforced("$.required_audit_packs", "check audit packs where the evidence is verified")
 	}

@@ -48,6 +48,7 @@ type Contract struct {
 	limits    Limits
 	bindings  map[string]Binding
 	tools     []string // tool: names that are allowed
+	privacy   string   // hash_only, encrypted, or "" where the dialect says nothing
 	redaction *privacy.Rules
 	redacted  []privacy.Rule // as they are written
 	notes     []Finding      // of the compilation, for Lint
@@ -79,6 +80,12 @@ type Binding struct {
 type Limits struct {
 	MaxRequestBytes int64 `json:"max_request_bytes,omitempty"` // of one request's body
 }
+
+// What is kept of bodies.
+const (
+	PrivacyHashOnly  = "hash_only" // their hashes
+	PrivacyEncrypted = "encrypted" // themselves too, sealed to the auditors' keys
+)
 
 type secrets struct {
 	Minting        string   `json:"minting"`
@@ -200,6 +207,9 @@ func (c *Contract) Bindings() map[string]Binding { return maps.Clone(c.bindings)
 // Redaction is what must be kept out of the bodies of requests; nil: nothing. Where it is not nil, a body that the rules
 // cannot be carried out on must not pass.
 func (c *Contract) Redaction() *privacy.Rules { return c.redaction }
+
+// PrivacyMode is what is kept of bodies: PrivacyHashOnly, PrivacyEncrypted, or "" where the contract does not say.
+func (c *Contract) PrivacyMode() string { return c.privacy }
 
 // Limits are the contract's limits on one call. Decide does not see a call's size; who does holds them.
 func (c *Contract) Limits() Limits { return c.limits }

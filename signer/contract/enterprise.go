@@ -27,6 +27,7 @@ type enterprise struct {
 		Rules []EgressRule `json:"rules"`
 	} `json:"egress"`
 	Secrets   secrets `json:"secrets"`
+	Privacy   string  `json:"receipt_privacy_mode"`
 	Redaction struct {
 		Rules []privacy.Rule `json:"rules"`
 	} `json:"redaction"`
@@ -40,6 +41,7 @@ func (c *Contract) compileEnterprise() error {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	c.PolicyID, c.secrets, c.auth, c.limits, c.bindings = p.PolicyID, &p.Secrets, p.Auth, p.Limits, p.Tools.Bindings
+	c.privacy = p.Privacy
 	if err := c.checkEnterprise(&p); err != nil {
 		return err
 	}
@@ -85,6 +87,9 @@ func (c *Contract) checkEnterprise(p *enterprise) error {
 	}
 	c.compileRedaction(p.Redaction.Rules, "$.redaction.rules", &wrong)
 	for i, r := range p.Egress.Rules {
+		if c.privacy == PrivacyEncrypted && r.Inspect != "" && r.Inspect != "full" {
+			wrong.add(fmt.Sprintf("$.egress.rules[%d].inspect", i), "what passes unread cannot be sealed for the auditor; use \"full\", or another receipt_privacy_mode")
+		}
 		if c.redaction != nil && r.Inspect != "" && r.Inspect != "full" {
 			wrong.add(fmt.Sprintf("$.egress.rules[%d].inspect", i), "what passes unread cannot be redacted; use \"full\", or remove redaction")
 		}

@@ -4,13 +4,24 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"io"
+	"io/fs"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
 	"sallyport/tests/harness"
 )
+
+// binary runs the command without a system.
+func binary(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), harness.Binary(t, false), args...).CombinedOutput()
+	return string(out), err
+}
 
 func hashOf(s string) string {
 	sum := sha256.Sum256([]byte(s))
@@ -109,4 +120,91 @@ func TestRedaction(t *testing.T) {
 			t.Errorf("%d %s; the command says %s", a.Status, a.Code, text)
 		}
 	})
+}
+
+// TestEncryptedReceipts: a contract that says encrypted leaves each call's bodies in the log, for the auditor's key alone:
+// plain, streamed and large ones. The receipt says so, the plain text stands in no file, and what was changed is told.
+func TestEncryptedReceipts(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	key, other := filepath.Join(dir, "auditor.json"), filepath.Join(dir, "other.json")
+	for _, k := range []string{key, other} {
+		if out, err := binary(t, "evidence", "auditor-key", "new", "--out", k); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	if info, err := os.Stat(key); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the private key's file: %v, %v", info.Mode(), err)
+	}
+	s := harness.Start(t, harness.Options{AuditorKeys: []string{filepath.Join(dir, "auditor.pub.json")}})
+	contract := map[string]any{
+		"policy_version": "1", "policy_id": "sealed", "issuer_did": "did:web:example.com", "allowed_providers": []string{"openai"},
+		"allowed_models": []string{"gpt-4o-mini"}, "receipt_privacy_mode": "encrypted",
+	}
+	token := s.Issue(harness.Claims{"policy_hash_b64u": s.Publish(contract)})
+	const planted = "planted-words-of-a-prompt"
+	conf := s.Dir + "/sallyport.yaml"
+	open := func(id, with string) (string, error) {
+		return s.Run("evidence", "open", "--key", with, "--receipt", id, "-c", conf)
+	}
+	var ids []string
+	for name, body := range map[string]string{
+		"plain":    `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"` + planted + `"}]}`,
+		"streamed": `{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"` + planted + `"}]}`,
+		"large":    `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"` + strings.Repeat(planted+" ", 40000) + `"}]}`,
+	} {
+		a := s.Do(harness.Call{Path: "/openai/v1/chat/completions", Token: token, Body: []byte(body)})
+		if a.Status != 200 {
+			t.Fatalf("%s: %d %s", name, a.Status, a.Body)
+		}
+		harness.Eventually(t, "the receipt is there", func() bool { _, ok := s.Evidence().Receipts[a.Receipt()]; return ok })
+		d := s.Evidence().Receipts[a.Receipt()].Payload().Metadata.Sallyport
+		if d.PrivacyMode != "encrypted" || len(d.SealedTo) != 16 {
+			t.Errorf("%s: the receipt says %q to %q", name, d.PrivacyMode, d.SealedTo)
+		}
+		out, err := open(a.Receipt(), key)
+		if err != nil || !strings.Contains(out, body) || !strings.Contains(out, string(a.Body)) {
+			t.Errorf("%s: %v: %.2000s", name, err, out)
+		}
+		ids = append(ids, a.Receipt())
+	}
+	if out, err := open(ids[0], other); err == nil || !strings.Contains(out, "not sealed to this key") || strings.Contains(out, planted) {
+		t.Errorf("another key opens: %v: %.300s", err, out)
+	}
+	if out, err := open("rcpt_none", key); err == nil || !strings.Contains(out, "no receipt") {
+		t.Errorf("no such receipt: %v: %.300s", err, out)
+	}
+	// The example contract says nothing of it, and the client asks for nothing: hashes only.
+	a := s.Do(harness.Call{Token: s.Issue(nil)})
+	harness.Eventually(t, "the receipt is there", func() bool { _, ok := s.Evidence().Receipts[a.Receipt()]; return ok })
+	if out, err := open(a.Receipt(), key); err == nil || !strings.Contains(out, "not sealed") {
+		t.Errorf("a call that keeps hashes opens: %v: %.300s", err, out)
+	}
+	s.Stop()
+	err := filepath.WalkDir(filepath.Join(s.Dir, "data"), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		if strings.Contains(string(raw), planted) {
+			t.Errorf("%s holds the prompt", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(s.Log.String(), planted) {
+		t.Error("the log of the processes holds the prompt")
+	}
+}
+
+// TestNobodyToSealTo: without an auditor's key a call whose bodies are to be sealed does not leave.
+func TestNobodyToSealTo(t *testing.T) {
+	t.Parallel()
+	s := harness.Start(t, harness.Options{})
+	a := s.Do(harness.Call{Token: s.Issue(nil), Header: http.Header{"X-Receipt-Privacy-Mode": {"encrypted"}}})
+	if a.Status != 503 || a.Code != "AUDITOR_KEY_MISSING" || s.Upstream.Count() != 0 {
+		t.Errorf("%d %s, %d requests left", a.Status, a.Code, s.Upstream.Count())
+	}
 }

@@ -3,5 +3,5 @@ package mainlib
 import "github.com/spf13/cobra"
 
 func (a *app) evidence() *cobra.Command {
-	return group("evidence", "What the evidence holds, for an auditor", a.evidenceRedactionHash())
+	return group("evidence", "What the evidence holds, for an auditor", a.evidenceAuditorKey(), a.evidenceOpen(), a.evidenceRedactionHash())
 }

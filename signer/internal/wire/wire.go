@@ -18,20 +18,21 @@ import (
 type Type uint8
 
 // Version of what travels. Both ends are of one build, so another version is refused and not translated.
-const Version = 2
+const Version = 3
 
 // The frames. N numbers what is to be acknowledged, beginning with 1. Records are in package record's binary form, the
 // other payloads are JSON.
 const (
-	Hello      Type = 1 // client: Greeting
-	Intent     Type = 2 // client: record.Intent, acknowledged
-	Completion Type = 3 // client: record.Completion, acknowledged, or answered by Unknown
-	Refusal    Type = 4 // client: record.Refusal in JSON, not acknowledged
-	Ack        Type = 5 // server: empty, or the reason why N was not recorded; with N 0, why the connection ends
-	Trust      Type = 6 // server: trust.State
-	Heartbeat  Type = 7 // both
-	Settlement Type = 8 // client: record.Settlement, acknowledged
-	Unknown    Type = 9 // server: the intent that N settles is not known here; its settlement is wanted whole
+	Hello      Type = 1  // client: Greeting
+	Intent     Type = 2  // client: record.Intent, acknowledged
+	Completion Type = 3  // client: record.Completion, acknowledged, or answered by Unknown
+	Refusal    Type = 4  // client: record.Refusal in JSON, not acknowledged
+	Ack        Type = 5  // server: empty, or the reason why N was not recorded; with N 0, why the connection ends
+	Trust      Type = 6  // server: trust.State
+	Heartbeat  Type = 7  // both
+	Settlement Type = 8  // client: record.Settlement, acknowledged
+	Unknown    Type = 9  // server: the intent that N settles is not known here; its settlement is wanted whole
+	Sealed     Type = 10 // client: seal.Chunk in binary form, acknowledged
 )
 
 const (
@@ -204,7 +205,7 @@ func read(r *bufio.Reader) (f Frame, taken int, err error) {
 		return Frame{}, 0, fmt.Errorf("%w: %d bytes of payload", ErrFrame, n)
 	}
 	f = Frame{Type: Type(h[4]), N: binary.BigEndian.Uint64(h[5:])}
-	if f.Type < Hello || f.Type > Unknown {
+	if f.Type < Hello || f.Type > Sealed {
 		return Frame{}, 0, fmt.Errorf("%w: type %d", ErrFrame, f.Type)
 	}
 	if head+n <= r.Size() {

@@ -41,6 +41,7 @@ type Sealer struct {
 	next  uint32
 	held  []byte
 	ended bool
+	err   error // that stopped it: a chunk sealed again would be another one under the same number
 }
 
 type recipient struct {
@@ -86,13 +87,11 @@ func (s *Sealer) Write(p []byte, emit func(*Chunk) error) error {
 	return nil
 }
 
-// Full tells whether writing n bytes will emit a chunk.
-func (s *Sealer) Full(n int) bool { return len(s.held)+n > ChunkBytes }
-
-// Close ends the body: its last chunk is marked, also where the body is empty. Closing again does nothing.
+// Close ends the body: its last chunk is marked, also where the body is empty. Closing again does nothing, and says again
+// what went wrong.
 func (s *Sealer) Close(emit func(*Chunk) error) error {
 	if s.ended {
-		return nil
+		return s.err
 	}
 	s.ended = true
 	return s.flush(true, emit)
@@ -110,6 +109,7 @@ func (s *Sealer) flush(last bool, emit func(*Chunk) error) error {
 			c.Enc = r.enc
 		}
 		if err := emit(c); err != nil {
+			s.ended, s.err = true, err
 			return err
 		}
 	}

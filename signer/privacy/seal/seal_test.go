@@ -145,6 +145,25 @@ func renamed(list []*seal.Chunk) []*seal.Chunk {
 	return list
 }
 
+// A body of which a chunk was lost does not go on: the auditor must see that it is not whole.
+func TestLostChunkEndsTheBody(t *testing.T) {
+	s, err := seal.New(body, []*seal.PublicKey{newKey(t).Public()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost, emitted := errors.New("lost"), 0
+	emit := func(*seal.Chunk) error {
+		emitted++
+		return lost
+	}
+	if err := s.Write(make([]byte, 2*seal.ChunkBytes), emit); !errors.Is(err, lost) {
+		t.Errorf("%v", err)
+	}
+	if err := s.Close(emit); !errors.Is(err, lost) || emitted != 1 {
+		t.Errorf("%d chunks, %v", emitted, err)
+	}
+}
+
 func TestKeys(t *testing.T) {
 	k := newKey(t)
 	private, err1 := seal.MarshalPrivate(k)
