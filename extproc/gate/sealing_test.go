@@ -137,7 +137,7 @@ func TestUnsealedAnswerIsWithheld(t *testing.T) {
 			k := f.allowed()
 			k.must("response headers", ok())
 			f.recorder.onSeal = func(*seal.Chunk) error { return errors.New("disk full") }
-			k.mustEnd(responseBody(string(bytes.Repeat([]byte("x"), parts[0])), true))
+			_ = k.mustEnd(responseBody(string(bytes.Repeat([]byte("x"), parts[0])), true))
 			if c := f.recorder.completion(t); c.Outcome != record.Cut {
 				t.Errorf("recorded as %s", c.Outcome)
 			}

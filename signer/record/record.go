@@ -39,7 +39,7 @@ type Intent struct {
 	SealedTo    string `json:"sealed_to,omitempty"` // names of the auditors' keys, with commas between
 }
 
-// PrivacyEncrypted: the bodies are in the log, sealed to the auditors' keys.
+// PrivacyEncrypted says that the bodies are in the log, sealed to the auditors' keys.
 const PrivacyEncrypted = "encrypted"
 
 // Outcome says how a call that reached its intent ended.
