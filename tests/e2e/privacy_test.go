@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"sallyport/tests/harness"
@@ -206,5 +207,40 @@ func TestNobodyToSealTo(t *testing.T) {
 	a := s.Do(harness.Call{Token: s.Issue(nil), Header: http.Header{"X-Receipt-Privacy-Mode": {"encrypted"}}})
 	if a.Status != 503 || a.Code != "AUDITOR_KEY_MISSING" || s.Upstream.Count() != 0 {
 		t.Errorf("%d %s, %d requests left", a.Status, a.Code, s.Upstream.Count())
+	}
+}
+
+// TestSealedThroughKillNine: when the processor dies within an answer, its call is cut, and the auditor is told that the sealed
+// answer has no end, after having read the request whole and the answer as far as it was sealed.
+func TestSealedThroughKillNine(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	key := filepath.Join(dir, "auditor.json")
+	if out, err := binary(t, "evidence", "auditor-key", "new", "--out", key); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s := harness.Start(t, harness.Options{AuditorKeys: []string{filepath.Join(dir, "auditor.pub.json")}})
+	const planted = "planted-words-of-an-answer "
+	s.Upstream.Handle = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, strings.Repeat(planted, 10000)) // some chunks
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}
+	req := s.Request(harness.Call{Token: s.Issue(nil), Header: http.Header{"X-Receipt-Privacy-Mode": {"encrypted"}}, Body: harness.ChatBody("gpt-4o-mini", true)})
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	id := resp.Header.Get("X-Sallyport-Receipt")
+	if _, err := io.CopyN(io.Discard, resp.Body, 200_000); err != nil || id == "" {
+		t.Fatalf("receipt %q: %v", id, err)
+	}
+	s.Signal("extproc", syscall.SIGKILL)
+	harness.Eventually(t, "the call is cut", func() bool { r, ok := s.Evidence().Receipts[id]; return ok && r.Outcome() == "cut" })
+	out, err := s.Run("evidence", "open", "--key", key, "--receipt", id, "-c", s.Dir+"/sallyport.yaml")
+	if err == nil || !strings.Contains(out, "the body has no end") || !strings.Contains(out, "this is the request") || !strings.Contains(out, planted) {
+		t.Errorf("%v: %.400s … %s", err, out, out[max(0, len(out)-300):])
 	}
 }
