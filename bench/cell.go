@@ -100,7 +100,7 @@ func measureCell(ctx context.Context, e *environment, p peer, s setting) (*repor
 	u := &host.Usage{Groups: e.groups(p)}
 	var resident []map[string]int64
 	plan := load.Plan{
-		Address: t.Address, TLS: t.TLS, Connections: calls, Rate: s.Rate, WarmUp: s.warmUp(), Window: s.window(),
+		Address: t.Address, TLS: t.TLS, Tunnels: t.Tunnels, Connections: calls, Rate: s.Rate, WarmUp: s.warmUp(), Window: s.window(),
 		Begin: func() error { e.profile(ctx, p, s); return u.Begin() }, End: u.End,
 	}
 	if s.part.Soak > 0 {

@@ -38,7 +38,7 @@ func newEnvironment(ctx context.Context, o options, dir string, log *slog.Logger
 	if e.root, err = repository(); err != nil {
 		return nil, err
 	}
-	e.upstream, err = startUpstream(ctx, filepath.Join(dir, "upstream.sock"))
+	e.upstream, err = startUpstream(ctx, dir, "upstream")
 	return e, err
 }
 

@@ -45,12 +45,13 @@ type identifier interface {
 
 // target is where a peer takes calls, and who makes them.
 type target struct {
-	Address string        // host:port
-	TLS     *tls.Config   // nil for plain HTTP
-	Host    string        // the Host header; "" for Address
-	Prefix  string        // goes before the workload's path, as /openai; "" for none
-	Headers []http.Header // one for each connection: authorization, and whatever else identity needs
-	Answer  string        // header that every answer must have, "" for none
+	Address string         // host:port
+	TLS     *tls.Config    // nil for plain HTTP
+	Host    string         // the Host header; "" for Address
+	Prefix  string         // goes before the workload's path, as /openai; "" for none
+	Headers []http.Header  // one for each connection: authorization, and whatever else identity needs
+	Tunnels []*load.Tunnel // nil, or one for each connection, by which Address is reached
+	Answer  string         // header that every answer must have, "" for none
 }
 
 // call renders a workload's call for one identity.
@@ -66,6 +67,15 @@ func (t target) call(c *workload.Call, identity http.Header) *load.Call {
 	want := c.Want
 	want.Header = t.Answer
 	return load.Prepare(c.Name, http.MethodPost, host, t.Prefix+c.Path, h, c.Body, want)
+}
+
+// way is how the first connection is made.
+func (t target) way() load.Way {
+	w := load.Way{Address: t.Address, TLS: t.TLS}
+	if t.Tunnels != nil {
+		w.Tunnel = t.Tunnels[0]
+	}
+	return w
 }
 
 // bearer is the header that carries a token.

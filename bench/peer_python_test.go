@@ -56,7 +56,7 @@ func TestLitellm(t *testing.T) {
 		verifiesOnlyWhatItSaw(t, p)
 	})
 	t.Run("another credential, any model", func(t *testing.T) {
-		w, err := startWitness()
+		w, err := startWitness(nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -176,7 +176,7 @@ func (s *sallyport) bindingInRedis(ctx context.Context) error {
 func (s *sallyport) refuses(ctx context.Context, code string, identity http.Header) error {
 	return s.e.during(ctx, "requests", 0, func() error {
 		t := s.target()
-		a, err := load.Once(ctx, t.Address, t.TLS, t.call(chat, identity))
+		a, err := load.Once(ctx, t.way(), t.call(chat, identity))
 		if err != nil {
 			return err
 		}

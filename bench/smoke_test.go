@@ -143,7 +143,7 @@ func TestChecksRefuseImpostors(t *testing.T) {
 		}
 	})
 	t.Run("direct to an upstream that counts nothing", func(t *testing.T) {
-		other, err := startUpstream(ctx, filepath.Join(dir, "other.sock"))
+		other, err := startUpstream(ctx, dir, "other")
 		if err != nil {
 			t.Fatal(err)
 		}
