@@ -87,7 +87,7 @@ var peerNames = []string{directName, envoyName, envoyNativeName, noopHeadersName
 
 var registry = map[string]func(context.Context, *environment) (peer, error){
 	directName: newDirect, envoyName: newEnvoyAlone, noopHeadersName: newNoopHeaders, noopName: newNoop, sallyportName: newSallyport,
-	envoyNativeName: newEnvoyNative, mitmproxyName: newMitmproxy, litellmName: newLitellm,
+	envoyNativeName: newEnvoyNative, mitmproxyName: newMitmproxy, mitmproxyForwardName: newMitmproxyForward, litellmName: newLitellm,
 }
 
 // allPeers are the usual ones in their order, and then those that run where they are asked for.

@@ -26,6 +26,9 @@ const (
 	otherModel   = "gpt-4o-maxi"
 )
 
+// otherHost is one to which no proxy may open a tunnel.
+const otherHost = "other.example.com"
+
 // gate is what a peer that swaps the client's token for the real credential has to show.
 type gate struct {
 	e       *environment
