@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -78,10 +76,7 @@ func (e *environment) addFacts() error {
 
 // addDiskFacts measures the disk that the evidence is on.
 func (e *environment) addDiskFacts() error {
-	dir := filepath.Join(e.dir, "data", "evidence")
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		dir = e.dir // Sallyport is not measured; its evidence would be below
-	}
+	dir := e.dir // that of the evidence is below
 	took, err := host.GroupCommit(dir)
 	if err != nil {
 		return fmt.Errorf("measure the disk: %w", err)

@@ -87,6 +87,7 @@ var peerNames = []string{directName, envoyName, envoyNativeName, noopHeadersName
 
 var registry = map[string]func(context.Context, *environment) (peer, error){
 	directName: newDirect, envoyName: newEnvoyAlone, noopHeadersName: newNoopHeaders, noopName: newNoop, sallyportName: newSallyport,
+	reverseTLSName: newReverseTLS, forwardName: newForward,
 	envoyNativeName: newEnvoyNative, mitmproxyName: newMitmproxy, mitmproxyForwardName: newMitmproxyForward, litellmName: newLitellm,
 }
 
