@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -51,7 +52,7 @@ func (e *environment) baseline() string {
 	if e.o.target != nil {
 		return targetName
 	}
-	return baseline
+	return cmp.Or(e.o.scenario.Baseline, baseline)
 }
 
 // addFacts notes what the figures depend on.

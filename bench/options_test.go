@@ -41,6 +41,9 @@ func TestOptions(t *testing.T) {
 		"target and profile":   {"--target http://127.0.0.1:1 --control c --admin-token-file f --contract h --profile", "--profile"},
 		"ready file and more":  {"--ready-file r --target http://127.0.0.1:1", "remove --target"},
 		"ready file not there": {"--ready-file none.json", "no such file"},
+		"startups":             {"--startups 5 --peers direct,sallyport-forward", ""},
+		"startups of what":     {"--startups 5", "startups: programs are started at sallyport-forward"},
+		"other baseline":       {"--scenario scenarios/forward.yaml --startups 1 --peers noop-bodies,sallyport-forward", ""},
 		"several problems":     {"--evidence none --peers nginx", "evidence"},
 	} {
 		t.Run(name, func(t *testing.T) {

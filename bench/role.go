@@ -16,6 +16,7 @@ const (
 	roleArgument  = "role"
 	roleUpstream  = "upstream"
 	roleProcessor = "processor"
+	roleProgram   = "program"
 )
 
 // runRole runs one role until the context ends. It prints one line when it takes calls.
@@ -25,6 +26,8 @@ func runRole(ctx context.Context, args []string, stdout io.Writer) error {
 		return runUpstream(ctx, args[1], args[2], args[3], stdout)
 	case len(args) == 3 && args[0] == roleProcessor:
 		return runProcessor(ctx, args[1], args[2], stdout)
+	case len(args) == 2 && args[0] == roleProgram:
+		return runProgram(ctx, args[1])
 	}
 	return fmt.Errorf("unknown role %q", args)
 }
