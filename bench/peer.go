@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"sallyport/bench/load"
 	"sallyport/bench/workload"
@@ -31,6 +32,9 @@ type peer interface {
 type carrier interface {
 	Carries(workload string) error
 }
+
+// limited is a peer whose connections cannot get new tokens while they are open.
+type limited interface{ Lasts() time.Duration }
 
 // swapper is a peer whose calls all arrive with the real credential in place of what the client sent. The others' calls
 // arrive with what the client sent, and so never with it.

@@ -126,6 +126,9 @@ func (f *forwardDoor) Carries(name string) error {
 	return f.s.Carries(name)
 }
 
+// Lasts is how long the token of a tunnel is good.
+func (f *forwardDoor) Lasts() time.Duration { return tokenTTL }
+
 func (f *forwardDoor) Groups() map[string][]int { return f.s.Groups() }
 
 // Verify wants every answered call to have left a receipt that verifies offline.

@@ -34,7 +34,7 @@ func (f *forwardDoor) commands() []command {
 	run := []string{f.s.bin, "run", "-c", f.s.config, "--quiet", "--contract", f.s.ready.ContractHash}
 	return []command{
 		{name: "true"},
-		{name: "unshare -Urn", prefix: []string{"unshare", "-Urn"}, isolated: true},
+		{name: "unshare -Urn true", prefix: []string{"unshare", "-Urn"}, isolated: true},
 		{name: "sallyport run --no-isolation", prefix: slices.Concat(run, []string{"--no-isolation", "--"}), gated: true},
 		{name: "sallyport run", prefix: slices.Concat(run, []string{"--"}), gated: true, isolated: true},
 	}

@@ -164,6 +164,9 @@ func (c *canvas) bar(s Stack, y float64, across scale, parts []string) {
 	c.text(across.at(sum)+7, y+13, value, style{size: 12, halo: true})
 }
 
+// barTint is light enough for a span to be seen on it.
+const barTint = "#a9d3ee"
+
 func startupPanel(c *canvas, y float64, f Figures) float64 {
 	if len(f.Startup) == 0 {
 		return y
@@ -180,7 +183,7 @@ func startupPanel(c *canvas, y float64, f Figures) float64 {
 		top := y + 10 + float64(i)*barRow
 		c.fitted(barsLeft-10, top+13, b.Name, barsLeft-10-margin, style{size: 12, anchor: end})
 		if w := across.at(b.Value) - barsLeft; w > 0 {
-			c.rect(barsLeft, top, w, barHeight, fillOf(1), ink)
+			c.rect(barsLeft, top, w, barHeight, barTint, ink)
 		}
 		c.span(across.at(b.Low), across.at(b.High), top+barHeight/2)
 		c.text(across.at(b.High)+9, top+13, number(b.Value)+" ms", style{size: 12, halo: true})

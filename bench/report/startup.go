@@ -67,8 +67,8 @@ func (r *Report) startups(out *sheet) {
 		return
 	}
 	first := r.Startups[0].Command
-	out.table("Start-up: from a command's start to its end, in turn, in milliseconds",
-		[]string{"command before `" + first + "`", "starts", "median", "p10", "p90", "over `" + first + "` alone, same turn (quartiles)", "CPU, its own processes"}, rows)
+	out.table(fmt.Sprintf("Start-up of `%s`: until it has ended, in each way in turn, in milliseconds", first),
+		[]string{"command", "starts", "median", "p10", "p90", "over `" + first + "` of the same turn (quartiles)", "CPU of its own processes"}, rows)
 }
 
 func millis(us int64) string { return fmt.Sprintf("%.1f", float64(us)/1000) }
