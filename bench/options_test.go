@@ -68,11 +68,16 @@ func TestScenariosOfThisFolderAreGood(t *testing.T) {
 	}
 }
 
-// TestSmokeHasEveryWorkload names each that there is.
-func TestSmokeHasEveryWorkload(t *testing.T) {
+// TestSmokeHasEverything names each workload that there is, and each peer that needs no installation.
+func TestSmokeHasEverything(t *testing.T) {
 	s, err := scenario.Load("scenarios/smoke.yaml", allPeers(), peerNames)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, name := range append(slices.Clone(peerNames), forwardName) {
+		if !slices.Contains(s.Peers, name) {
+			t.Errorf("no %s in %v", name, s.Peers)
+		}
 	}
 	var all []string
 	for _, p := range s.Parts {
