@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"sallyport/signer/evlog"
 	"sallyport/signer/internal/wire"
 	"sallyport/signer/record"
 )
@@ -121,7 +120,7 @@ func (s *Service) take(c *conn, f wire.Frame) error {
 		}
 		s.finish(set.Intent, set.Completion, c.acknowledge(f.N))
 	case wire.Refusal:
-		s.refusal(slices.Clone(f.Payload))
+		s.work <- job{refusal: slices.Clone(f.Payload)}
 	case wire.Heartbeat:
 	case wire.Hello, wire.Ack, wire.Trust, wire.Unknown:
 		return fmt.Errorf("%w: type %d from a processor", wire.ErrFrame, f.Type)
@@ -148,15 +147,4 @@ func (c *conn) acknowledge(n uint64) func(error) {
 		}
 		_ = c.wire.Send(f) // a lost acknowledgement is asked for again
 	}
-}
-
-func (s *Service) refusal(raw []byte) {
-	s.cfg.Log.Append(evlog.KindRefusal, raw, evlog.Written, func(err error) {
-		if err != nil {
-			s.metrics.failed.Inc()
-			s.cfg.Slog.Error("refusal not recorded", "refusal", string(raw), "error", err)
-			return
-		}
-		s.metrics.refusals.Inc()
-	})
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"sallyport/signer/chain"
 	"sallyport/signer/envelope"
 	"sallyport/signer/evlog"
 	"sallyport/signer/trust"
@@ -35,6 +36,7 @@ const DefaultGrace = 5 * time.Second
 // Log is what the service needs of the evidence log. Append copies the payload.
 type Log interface {
 	Append(k evlog.Kind, payload []byte, level evlog.Durability, done func(error))
+	AppendFinished(k evlog.Kind, payload []byte, level evlog.Durability, finish func(dst, payload []byte) []byte, done func(error))
 }
 
 // Config of a service.
@@ -70,6 +72,8 @@ type Service struct {
 	metrics *metrics
 	work    chan job
 	group   sync.WaitGroup
+	writes  sync.WaitGroup // intents on their way to the log
+	chains  chains
 
 	mu      sync.Mutex
 	open    map[string]*call
@@ -91,7 +95,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Service{cfg: cfg, metrics: m, work: make(chan job, 1024), open: map[string]*call{}, settled: newRecent(maxSettled)}, nil
+	return &Service{cfg: cfg, metrics: m, work: make(chan job, 1024), chains: chains{heads: map[run]chain.Head{}}, open: map[string]*call{}, settled: newRecent(maxSettled)}, nil
 }
 
 // Serve answers on the listener until ctx ends. It returns after everything that was accepted has been written.
@@ -115,6 +119,7 @@ func (s *Service) Serve(ctx context.Context, lis net.Listener) error {
 	s.group.Wait()
 	stopSweep()
 	sweeping.Wait()
+	s.writes.Wait()
 	close(s.work)
 	workers.Wait()
 	if ctx.Err() != nil {

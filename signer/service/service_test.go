@@ -91,6 +91,14 @@ func (b breakable) Append(k evlog.Kind, p []byte, d evlog.Durability, done func(
 	b.Log.Append(k, p, d, done)
 }
 
+func (b breakable) AppendFinished(k evlog.Kind, p []byte, d evlog.Durability, finish func(dst, p []byte) []byte, done func(error)) {
+	if b.broken.Load() {
+		done(errFull)
+		return
+	}
+	b.Log.AppendFinished(k, p, d, finish, done)
+}
+
 func (r *rig) start() {
 	r.t.Helper()
 	l, _, err := evlog.Open(r.dir, evlog.Options{})

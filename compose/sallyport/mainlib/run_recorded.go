@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sallyport/signer/contract"
+	"sallyport/signer/decision"
 	"sallyport/signer/evlog"
 	"sallyport/signer/record"
 )
@@ -129,8 +130,8 @@ func (r *recorded) receipt(payload []byte, mine map[string]bool) error {
 }
 
 func (r *recorded) refusal(payload []byte, mission string) error {
-	var f record.Refusal
-	if err := json.Unmarshal(payload, &f); err != nil || f.MissionID != mission {
+	f, _, err := decision.Read(payload)
+	if err != nil || f.MissionID != mission {
 		return err
 	}
 	r.Refused++
