@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -34,7 +35,11 @@ type job struct {
 	intent     *record.Logged
 	completion *record.Completion
 	refusal    []byte // a record.Refusal as JSON
+	delivery   *delivery
 }
+
+// delivery is a receipt that its client gets: nil in a job whose client does not. It is filled when the receipt is signed.
+type delivery struct{ envelope []byte }
 
 // maxSettled is how many settled calls are remembered, so that a settlement that is sent again after a lost
 // acknowledgement is acknowledged and not written twice.
@@ -169,7 +174,7 @@ func (s *Service) written(o *call, err error) {
 // finish settles a call; without its intent, only one whose intent is known here, else done is told errUnknown. Settling
 // it again is acknowledged; completing what is recorded as cut is an error, since the answer may only be released if the log
 // says so.
-func (s *Service) finish(i *record.Intent, completion *record.Completion, done func(error)) {
+func (s *Service) finish(i *record.Intent, completion *record.Completion, d *delivery, done func(error)) {
 	id, outcome := completion.ID, completion.Outcome
 	s.mu.Lock()
 	if settled, cut := s.settled.has(id); settled {
@@ -204,7 +209,7 @@ func (s *Service) finish(i *record.Intent, completion *record.Completion, done f
 		return
 	}
 	o.settling = outcome
-	j := job{intent: o.intent, completion: completion}
+	j := job{intent: o.intent, completion: completion, delivery: d}
 	if o.logged {
 		s.mu.Unlock()
 		s.work <- j
@@ -239,6 +244,9 @@ func (s *Service) sign(j job, buf []byte) []byte {
 	if err != nil {
 		s.settledWith(j, err)
 		return buf
+	}
+	if j.delivery != nil {
+		j.delivery.envelope = bytes.Clone(raw)
 	}
 	s.cfg.Log.Append(evlog.KindReceipt, raw, s.level(evlog.KindReceipt), func(err error) { s.settledWith(j, err) })
 	return raw
@@ -339,7 +347,7 @@ func (s *Service) cut(a abandonment) {
 	s.finish(i, &record.Completion{
 		ID: i.ID, TimeMS: now.UnixMilli(), Outcome: record.Cut, Reason: a.reason, ResponseHash: record.EmptyHash,
 		LatencyMS: max(0, now.UnixMilli()-i.TimeMS),
-	}, func(error) {})
+	}, nil, func(error) {})
 }
 
 const (

@@ -109,7 +109,20 @@ func (s *Service) take(c *conn, f wire.Frame) error {
 		if err = named(err, done.ID); err != nil {
 			return fmt.Errorf("%w: completion: %w", wire.ErrFrame, err)
 		}
-		s.finish(nil, done, c.acknowledge(f.N))
+		s.finish(nil, done, nil, c.acknowledge(f.N))
+	case wire.Delivery:
+		done, err := record.DecodeCompletion(f.Payload)
+		if err = named(err, done.ID); err != nil {
+			return fmt.Errorf("%w: delivery: %w", wire.ErrFrame, err)
+		}
+		d := &delivery{}
+		s.finish(nil, done, d, s.deliver(c, f.N, d))
+	case wire.Lookup:
+		var w wire.Wanted
+		if err := json.Unmarshal(f.Payload, &w); err != nil {
+			return fmt.Errorf("%w: lookup: %w", wire.ErrFrame, err)
+		}
+		go s.lookup(c, f.N, w)
 	case wire.Settlement:
 		set, err := record.DecodeSettlement(f.Payload)
 		if err = named(err, set.Intent.ID); err == nil && set.Completion.ID != set.Intent.ID {
@@ -118,11 +131,11 @@ func (s *Service) take(c *conn, f wire.Frame) error {
 		if err != nil {
 			return fmt.Errorf("%w: settlement: %w", wire.ErrFrame, err)
 		}
-		s.finish(set.Intent, set.Completion, c.acknowledge(f.N))
+		s.finish(set.Intent, set.Completion, nil, c.acknowledge(f.N))
 	case wire.Refusal:
 		s.work <- job{refusal: slices.Clone(f.Payload)}
 	case wire.Heartbeat:
-	case wire.Hello, wire.Ack, wire.Trust, wire.Unknown:
+	case wire.Hello, wire.Ack, wire.Trust, wire.Unknown, wire.Receipt:
 		return fmt.Errorf("%w: type %d from a processor", wire.ErrFrame, f.Type)
 	}
 	return nil

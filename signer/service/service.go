@@ -39,11 +39,19 @@ type Log interface {
 	AppendFinished(k evlog.Kind, payload []byte, level evlog.Durability, finish func(dst, payload []byte) []byte, done func(error))
 }
 
+// Receipts finds the receipts that stand in the log.
+type Receipts interface {
+	// ByNonce is the envelope of the newest receipt of a job's call with that nonce, nil where there is none.
+	ByNonce(job, nonce string) ([]byte, error)
+}
+
 // Config of a service.
 type Config struct {
 	Log       Log
 	Gateway   envelope.Signer // signs receipts
 	GatewayID string
+	KID       string   // of the gateway's key, for receipts in the older form
+	Receipts  Receipts // nil: receipts are not found by nonce
 	Mode      Mode
 	Trust     trust.Source
 	Grace     time.Duration // 0: DefaultGrace

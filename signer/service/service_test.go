@@ -61,6 +61,8 @@ type rig struct {
 	key    *keyring.Key
 	stop   func()
 	broken *atomic.Bool // set: appends fail
+
+	receipts Receipts
 }
 
 func newRig(t *testing.T, mode Mode, grace time.Duration) *rig {
@@ -105,7 +107,7 @@ func (r *rig) start() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	s, err := New(Config{Log: breakable{l, r.broken}, Gateway: r.key, GatewayID: "gateway", Mode: r.mode, Trust: r.trust, Grace: r.grace, Slog: slog.New(slog.DiscardHandler)})
+	s, err := New(Config{Log: breakable{l, r.broken}, Gateway: r.key, GatewayID: "gateway", Mode: r.mode, Trust: r.trust, Receipts: r.receipts, Grace: r.grace, Slog: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		r.t.Fatal(err)
 	}
