@@ -28,7 +28,7 @@ func plugin(token string, stream bool) (c harness.Call, run, event, nonce string
 // check holds a delivered receipt against the call.
 func check(t *testing.T, s *harness.System, envelope []byte, run, event, nonce string) {
 	t.Helper()
-	r, err := receipt.Verify(envelope, []string{s.Ready.GatewaySignerDID})
+	r, err := receipt.Verify(envelope, []string{s.GatewaySignerDID})
 	if err != nil || r.Binding.RunID != run || r.Binding.EventHash != event || r.Binding.Nonce != nonce || r.TokensInput != 7 {
 		t.Errorf("receipt %+v (%v)\nof %s", r, err, envelope)
 	}
@@ -45,7 +45,7 @@ func TestReceiptsReachClientsOfTheEcosystem(t *testing.T) {
 			a := s.Do(c)
 			var body struct {
 				Choices  []json.RawMessage
-				Envelope json.RawMessage `json:"_receipt_envelope"`
+				Envelope json.RawMessage                     `json:"_receipt_envelope"`
 				Receipt  struct{ Version, Signature string } `json:"_receipt"`
 			}
 			if err := json.Unmarshal(a.Body, &body); err != nil || a.Status != http.StatusOK || len(body.Choices) != 1 || body.Receipt.Version != "1.0" {
@@ -66,7 +66,7 @@ func TestReceiptsReachClientsOfTheEcosystem(t *testing.T) {
 		check(t, s, raw, run, event, nonce)
 		// The comments are ours: what is hashed is what the upstream sent.
 		sent, _, _ := strings.Cut(string(a.Body), ":clawproxy")
-		r, err := receipt.Verify(raw, []string{s.Ready.GatewaySignerDID})
+		r, err := receipt.Verify(raw, []string{s.GatewaySignerDID})
 		if err != nil || r.ResponseHash != jcs.Hash([]byte(sent)) {
 			t.Error("the receipt's hash is not that of the upstream's bytes")
 		}
@@ -91,7 +91,7 @@ func TestReceiptsReachClientsOfTheEcosystem(t *testing.T) {
 		if err := json.Unmarshal(a.Body, &body); err != nil || a.Status != http.StatusBadRequest || body.Error.Message != "no" {
 			t.Fatalf("%d %s", a.Status, a.Body)
 		}
-		r, err := receipt.Verify(body.Envelope, []string{s.Ready.GatewaySignerDID})
+		r, err := receipt.Verify(body.Envelope, []string{s.GatewaySignerDID})
 		if err != nil || r.Binding.RunID != run || r.Binding.EventHash != event || r.Binding.Nonce != nonce || r.Metadata.Sallyport.Status != http.StatusBadRequest {
 			t.Errorf("%+v, %v", r, err)
 		}
