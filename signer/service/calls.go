@@ -122,6 +122,10 @@ func (s *Service) write(o *call, json []byte, level evlog.Durability, done func(
 		return
 	}
 	r, event := runOf(i.MissionID, i.TokenHash, i.RunID), eventOf(i, json)
+	if err := s.chains.expect(r); err != nil {
+		written(err)
+		return
+	}
 	var before chain.Head
 	finish := func(dst, json []byte) []byte {
 		o.intent.Chain, before = s.chains.link(r, event)
@@ -132,6 +136,7 @@ func (s *Service) write(o *call, json []byte, level evlog.Durability, done func(
 			s.chains.takeBack(r, before)
 			o.intent.Chain = nil
 		}
+		s.chains.settled(r)
 		written(err)
 	})
 }
@@ -312,6 +317,7 @@ func (s *Service) sweep(ctx context.Context) {
 			for _, a := range s.abandoned() {
 				s.cut(a)
 			}
+			s.chains.forget()
 		}
 	}
 }
@@ -377,7 +383,7 @@ func (s *Service) recover(e evlog.Entry, now time.Time) error {
 		}
 		s.open[l.ID] = &call{intent: &l, logged: true, orphaned: now}
 		if l.Chain != nil {
-			s.chains.read(runOf(l.MissionID, l.TokenHash, l.RunID), l.Chain, l.TimeMS)
+			return s.chains.read(runOf(l.MissionID, l.TokenHash, l.RunID), l.Chain, l.TimeMS)
 		}
 	case evlog.KindReceipt:
 		var r struct{ Payload receipt.Payload }
@@ -392,7 +398,7 @@ func (s *Service) recover(e evlog.Entry, now time.Time) error {
 			return err
 		}
 		if p := d.Payload; p != nil {
-			s.chains.readRefusal(runOf(p.MissionID, p.TokenHash, p.RunID), p.Sequence)
+			return s.chains.readRefusal(runOf(p.MissionID, p.TokenHash, p.RunID), p.Sequence)
 		}
 	case evlog.KindControl, evlog.KindTombstone, evlog.KindSealed:
 	}

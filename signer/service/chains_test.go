@@ -235,3 +235,86 @@ func TestRefusalsAreSignedAndNumbered(t *testing.T) {
 		}
 	}
 }
+
+// index is where chains end according to a log, as of when it was last read.
+type index struct {
+	mu    sync.Mutex
+	known map[run]chain.Head
+	asked int
+	err   error
+}
+
+func (x *index) Head(job, id string) (chain.Head, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.asked++
+	return x.known[run{job, id}], x.err
+}
+
+func (x *index) read(c *chains) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for r, t := range c.heads {
+		x.known[r] = t.Head
+	}
+}
+
+func TestEndsOfChainsAreForgottenOnlyOnceIndexed(t *testing.T) {
+	t.Parallel()
+	x := &index{known: map[run]chain.Head{}}
+	c := &chains{cold: x, most: 3, heads: map[run]*tip{}}
+	want := map[run]int{}
+	for n := range 400 {
+		r := run{"job", fmt.Sprint(n * 7 % 20)}
+		if err := c.expect(r); err != nil {
+			t.Fatal(err)
+		}
+		l, before := c.link(r, eventOf(callOf(r.job, r.id, n), []byte("{}")))
+		if l.Index != want[r] || before.Events != want[r] {
+			t.Fatalf("event %d of run %s has index %d", want[r], r.id, l.Index)
+		}
+		if n%11 == 0 {
+			c.takeBack(r, before)
+		} else {
+			want[r]++
+		}
+		if n%5 == 0 {
+			c.forget() // behind: what is not indexed stays
+		}
+		c.settled(r)
+		if n%3 == 0 {
+			if _, err := c.refused(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n%13 == 0 {
+			x.read(c)
+			c.forget()
+			if len(c.heads) > c.most {
+				t.Fatalf("%d ends are kept", len(c.heads))
+			}
+		}
+	}
+	x.err = errIndex
+	if err := c.expect(run{"job", "new"}); err == nil {
+		t.Error("a chain begins while nobody knows whether it did before")
+	}
+}
+
+func TestExpectedEndIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	x := &index{known: map[run]chain.Head{}}
+	c := &chains{cold: x, heads: map[run]*tip{}}
+	r := run{"job", "run"}
+	if err := c.expect(r); err != nil {
+		t.Fatal(err)
+	}
+	x.read(c)
+	c.forget()
+	if l, _ := c.link(r, eventOf(callOf("job", "run", 1), []byte("{}"))); l.Index != 0 {
+		t.Errorf("index %d", l.Index)
+	}
+	c.settled(r)
+}

@@ -36,7 +36,12 @@ func (s *Service) decide(raw []byte) []byte {
 	if r.RunID == "" || r.TokenHash == "" {
 		return nil
 	}
-	p := decision.Build(&r, s.cfg.GatewayID, s.chains.refused(runOf(r.MissionID, r.TokenHash, r.RunID)))
+	number, err := s.chains.refused(runOf(r.MissionID, r.TokenHash, r.RunID))
+	if err != nil {
+		s.cfg.Slog.Error("refusal not numbered; recorded as it came", "refusal", r.ID, "error", err)
+		return nil
+	}
+	p := decision.Build(&r, s.cfg.GatewayID, number)
 	env, err := decision.Sign(p, s.cfg.Gateway, notBefore(s.cfg.Now(), p.Timestamp))
 	if err == nil {
 		raw, err = env.Encode()

@@ -14,7 +14,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"sallyport/signer/chain"
 	"sallyport/signer/envelope"
 	"sallyport/signer/evlog"
 	"sallyport/signer/trust"
@@ -52,6 +51,7 @@ type Config struct {
 	GatewayID string
 	KID       string   // of the gateway's key, for receipts in the older form
 	Receipts  Receipts // nil: receipts are not found by nonce
+	Heads     Heads    // nil: where each run's chain ends is kept in memory for good
 	Mode      Mode
 	Trust     trust.Source
 	Grace     time.Duration // 0: DefaultGrace
@@ -103,7 +103,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Service{cfg: cfg, metrics: m, work: make(chan job, 1024), chains: chains{heads: map[run]chain.Head{}}, open: map[string]*call{}, settled: newRecent(maxSettled)}, nil
+	return &Service{cfg: cfg, metrics: m, work: make(chan job, 1024), chains: chains{cold: cfg.Heads, most: maxHeads, heads: map[run]*tip{}}, open: map[string]*call{}, settled: newRecent(maxSettled)}, nil
 }
 
 // Serve answers on the listener until ctx ends. It returns after everything that was accepted has been written.
