@@ -130,7 +130,7 @@ func (f *forward) egress(c *config.Config) (*compile.EgressConfig, error) {
 // ways are a contract's ways out beside the providers, as routes are made from them.
 func ways(c *contract.Contract) []compile.Egress {
 	var out []compile.Egress
-	for _, r := range c.Egress() {
+	for _, r := range c.Ways() {
 		e := compile.Egress{
 			Host: r.Host, Subdomains: r.Subdomains, OnlySubdomains: r.OnlySubdomains, Methods: r.Methods,
 			PathPrefixes: r.PathPrefixes, CIDRs: r.Prefixes(), Inspect: r.Inspect,
@@ -168,7 +168,7 @@ func Places(c *contract.Contract, ups []compile.Upstream) []reach.Place {
 			out = append(out, reach.Place{Host: b.Host, Open: true})
 		}
 	}
-	for _, r := range c.Egress() {
+	for _, r := range c.Ways() {
 		out = append(out, reach.Place{
 			Host: r.Host, Below: r.Subdomains, OnlyBelow: r.OnlySubdomains, Open: r.Inspect == "" || r.Inspect == "full", CIDRs: r.Prefixes(),
 		})

@@ -14,14 +14,16 @@ import (
 	"sallyport/compose/config"
 	"sallyport/signer/didkey"
 	"sallyport/signer/jcs"
+	"sallyport/signer/jobkey"
 	"sallyport/signer/keyring"
 )
 
-// Keys are the signer's three rings. They are apart, so that each can be replaced, and trusted, by itself.
+// Keys are the signer's three rings and the keys of jobs. They are apart, so that each can be replaced, and trusted, by itself.
 type Keys struct {
 	Gateway  *keyring.Ring // receipts
 	Contract *keyring.Ring // contracts
 	Issuer   *keyring.Ring // tokens
+	Jobs     *jobkey.Keys  // chains and bundles
 }
 
 // openKeys opens the rings, and makes those that do not exist yet.
@@ -44,7 +46,9 @@ func openKeys(c *config.Config, log *slog.Logger) (*Keys, error) {
 				"key", r.name, "kid", ring.Active().KID(), "dir", dir)
 		}
 	}
-	return k, errors.Join(errs...)
+	jobs, err := jobkey.OpenOrCreate(filepath.Join(c.KeysDir(), "jobs.root"), rand.Reader)
+	k.Jobs = jobs
+	return k, errors.Join(append(errs, err)...)
 }
 
 // Trust names this installation's signers, for whoever verifies offline. It holds nothing secret.

@@ -55,7 +55,7 @@ func (x *exchange) requestHeaders(m *message.Request) (*message.Response, error)
 	switch {
 	case d != nil:
 		return x.refuse(d), nil
-	case x.contract == nil:
+	case x.receiptOf != "", x.contract == nil:
 		return nil, errLater
 	case x.isConnect():
 		return x.tunnel()
@@ -70,6 +70,9 @@ func (x *exchange) requestHeaders(m *message.Request) (*message.Response, error)
 func (x *exchange) decide(ctx context.Context, m *message.Request) *message.Response {
 	ctx, cancel := context.WithTimeout(ctx, x.gate.cfg.AdmitTimeout)
 	defer cancel()
+	if x.receiptOf != "" {
+		return x.serveReceipt(ctx)
+	}
 	if x.contract == nil {
 		var d *code.Denial
 		if x.contract, d = x.gate.contracts.get(ctx, x.token.PolicyHash); d != nil {
@@ -114,6 +117,10 @@ func (x *exchange) identify() *code.Denial {
 		if d := x.authenticate(); d != nil {
 			return d
 		}
+	}
+	if nonce, ok := x.asksForReceipt(); ok {
+		x.receiptOf = nonce
+		return nil
 	}
 	if routeDenial != nil {
 		return routeDenial

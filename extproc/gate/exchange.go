@@ -22,6 +22,7 @@ const (
 	phaseNew      phase = iota // nothing seen
 	phaseBody                  // the token is good, the body is awaited
 	phaseTunnel                // a tunnel is open; what goes through it comes back by the inner door
+	phaseServed                // the gateway itself answered
 	phaseRefused               // a refusal was given
 	phaseUpstream              // the verdict is allow, the intent is recorded, the request leaves
 	phaseAnswer                // the upstream's headers came
@@ -29,7 +30,7 @@ const (
 )
 
 func (p phase) String() string {
-	return [...]string{"new", "body", "tunnel", "refused", "upstream", "answer", "settled"}[p]
+	return [...]string{"new", "body", "tunnel", "served", "refused", "upstream", "answer", "settled"}[p]
 }
 
 // verdictGiven tells whether Envoy was told what to do with the request.
@@ -56,6 +57,10 @@ type exchange struct {
 	sum    hash.Hash    // over the answer's raw bytes
 	meter  dialect.Meter
 	answer record.Completion
+	// handing puts the receipt into the answer; nil where only its id goes with it.
+	handing *handing
+	// receiptOf is the nonce of the call whose receipt is asked for.
+	receiptOf string
 	// unread is how a tunnel is inspected that passes unread (contract.InspectSNI, InspectNone); "" for anything else.
 	unread string
 	// withdrawn: the token was, so that what was under way is cut.
@@ -85,7 +90,7 @@ func (x *exchange) close() {
 	case phaseNew, phaseBody:
 		// The client went away before it was answered: nothing left, and nothing was refused.
 		x.gate.metrics.abandoned.Inc()
-	case phaseTunnel, phaseRefused, phaseSettled:
+	case phaseTunnel, phaseServed, phaseRefused, phaseSettled:
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"sallyport/signer/contract"
 	"sallyport/signer/envelope"
 	"sallyport/signer/keyring"
+	"sallyport/signer/receipt"
 	"sallyport/signer/record"
 	"sallyport/signer/token"
 	"sallyport/signer/trust"
@@ -64,6 +65,8 @@ type recorder struct {
 	onIntent   func() error
 	onComplete func() error
 	onRefuse   func()
+	delivery   *receipt.Delivery // of calls whose clients get it
+	lookup     func(job, nonce string) (*receipt.Delivery, error)
 
 	mu       sync.Mutex
 	intents  []*record.Intent
@@ -103,6 +106,17 @@ func (r *recorder) Complete(ctx context.Context, i *record.Intent, c *record.Com
 	r.journal.add("complete")
 	r.done <- c
 	return nil
+}
+
+func (r *recorder) Deliver(ctx context.Context, i *record.Intent, c *record.Completion) (*receipt.Delivery, error) {
+	if err := r.Complete(ctx, i, c); err != nil {
+		return nil, err
+	}
+	return r.delivery, nil
+}
+
+func (r *recorder) Lookup(_ context.Context, job, nonce string) (*receipt.Delivery, error) {
+	return r.lookup(job, nonce)
 }
 
 func (r *recorder) Refuse(f *record.Refusal) {

@@ -18,6 +18,7 @@ import (
 	"sallyport/extproc/secret"
 	"sallyport/extproc/server"
 	"sallyport/signer/client"
+	"sallyport/signer/receipt"
 	"sallyport/signer/record"
 )
 
@@ -49,6 +50,10 @@ type Recorder interface {
 	Begin(ctx context.Context, i *record.Intent) (wait func(context.Context) error)
 	// Complete returns nil only when the receipt is as durable as the evidence mode promises.
 	Complete(ctx context.Context, i *record.Intent, c *record.Completion) error
+	// Deliver is Complete for a call whose client gets the receipt with the answer: nil where it is recorded and not at hand.
+	Deliver(ctx context.Context, i *record.Intent, c *record.Completion) (*receipt.Delivery, error)
+	// Lookup finds the receipt of a job's call by its nonce (client.ErrNoReceipt, client.ErrInFlight).
+	Lookup(ctx context.Context, job, nonce string) (*receipt.Delivery, error)
 	// Refuse hands over a refusal; it does not wait.
 	Refuse(r *record.Refusal)
 	// Trust is the newest word on keys and revocations; nil before the first.

@@ -35,7 +35,16 @@ func (x *exchange) responseHeaders(m *message.Request) (*message.Response, error
 	if m.EndOfStream {
 		return nil, errLater
 	}
-	return withHeader(receiptHeader, x.id), nil
+	return x.beginAnswer(m), nil
+}
+
+// beginAnswer lets the upstream's headers pass.
+func (x *exchange) beginAnswer(m *message.Request) *message.Response {
+	r := withHeader(receiptHeader, x.id)
+	if x.handing = x.newHanding(m); x.handing != nil {
+		r.Mutation.Remove = append(r.Mutation.Remove, "content-length")
+	}
+	return r
 }
 
 // localAnswer is Envoy's own answer to an allowed call (no route, upstream unreachable, time out): recorded as cut with
@@ -70,6 +79,9 @@ func (x *exchange) responseBody(m *message.Request) (*message.Response, error) {
 	x.answer.ResponseBytes += int64(len(m.Body))
 	if m.EndOfStream {
 		return nil, errLater
+	}
+	if x.handing != nil {
+		return &message.Response{Answer: m.Kind, Body: &message.Body{Bytes: x.handing.pass(m.Body)}}, nil
 	}
 	return goOn(m.Kind), nil
 }
@@ -121,7 +133,13 @@ func (x *exchange) settle() error {
 func (x *exchange) record(c *record.Completion) error {
 	// The client may be gone: what happened is recorded all the same.
 	ctx := x.gate.settling.context()
-	if err := x.gate.cfg.Signer.Complete(ctx, x.intent, c); err != nil {
+	var err error
+	if x.handing != nil {
+		x.handing.receipt, err = x.gate.cfg.Signer.Deliver(ctx, x.intent, c)
+	} else {
+		err = x.gate.cfg.Signer.Complete(ctx, x.intent, c)
+	}
+	if err != nil {
 		x.gate.cfg.Log.Error("receipt not recorded; the answer is withheld", "receipt", x.id, "error", err)
 		return fmt.Errorf("%w: %s", errWithheld, code.EvidenceDown)
 	}

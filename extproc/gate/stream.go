@@ -131,7 +131,15 @@ func (x *exchange) wait(ctx context.Context, m *message.Request) (*message.Respo
 			return x.localAnswer(m)
 		}
 		return withHeader(receiptHeader, x.id), x.settle()
-	case message.ResponseBody, message.ResponseTrailers:
+	case message.ResponseBody:
+		if err := x.settle(); err != nil || x.handing == nil {
+			return goOn(m.Kind), err
+		}
+		return &message.Response{Answer: m.Kind, Body: &message.Body{Bytes: x.handing.end(m.Body)}}, nil
+	case message.ResponseTrailers:
+		if x.handing != nil && len(x.handing.held) > 0 {
+			return nil, fmt.Errorf("%w: trailers follow an answer whose end is held back for its receipt", errWithheld)
+		}
 		return goOn(m.Kind), x.settle()
 	case message.RequestTrailers: // never asked for
 	}

@@ -241,6 +241,16 @@ func TestAppend(t *testing.T) {
 		"request headers": {Response{Answer: RequestHeaders}, &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestHeaders{RequestHeaders: &extprocv3.HeadersResponse{}}}},
 		"response body":   {Response{Answer: ResponseBody}, &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseBody{ResponseBody: &extprocv3.BodyResponse{}}}},
 		"trailers":        {Response{Answer: ResponseTrailers}, &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseTrailers{ResponseTrailers: &extprocv3.TrailersResponse{}}}},
+		"replaced chunk": {
+			Response{Answer: ResponseBody, Body: &Body{Bytes: []byte(long)}},
+			&extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseBody{ResponseBody: &extprocv3.BodyResponse{Response: &extprocv3.CommonResponse{
+				BodyMutation: &extprocv3.BodyMutation{Mutation: &extprocv3.BodyMutation_Body{Body: []byte(long)}}}}}},
+		},
+		"chunk held back": {
+			Response{Answer: ResponseBody, Body: &Body{}},
+			&extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseBody{ResponseBody: &extprocv3.BodyResponse{Response: &extprocv3.CommonResponse{
+				BodyMutation: &extprocv3.BodyMutation{Mutation: &extprocv3.BodyMutation_ClearBody{ClearBody: true}}}}}},
+		},
 		"rewritten request": {
 			Response{Answer: RequestBody, Mutation: ours, Namespace: "sallyport", Metadata: []Header{{"verdict", "allow"}, {"receipt", "rcpt_1"}}},
 			&extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestBody{RequestBody: &extprocv3.BodyResponse{Response: mutation}}, DynamicMetadata: metadata},

@@ -9,7 +9,8 @@ type Response struct {
 	Answer    Kind       // the kind that is answered; it goes on
 	Immediate *Immediate // the request is answered here instead, and goes no further
 
-	Mutation *Mutation // of header and body answers
+	Mutation *Mutation // of header answers
+	Body     *Body     // of body answers; nil leaves the body as it is
 	// Metadata is the dynamic metadata that the other filters see, under Namespace.
 	Namespace string
 	Metadata  []Header
@@ -28,6 +29,9 @@ type Mutation struct {
 	ClearRoute bool // the route is chosen again
 }
 
+// Body is what goes on instead of a body, or of a chunk of it.
+type Body struct{ Bytes []byte }
+
 // Immediate is an answer that is not the upstream's.
 type Immediate struct {
 	Status  int // HTTP; codes that Envoy's enum lacks, such as 451, pass (1.40.0, measured)
@@ -44,10 +48,13 @@ const (
 
 	answerCommon  protowire.Number = 1 // HeadersResponse, BodyResponse
 	commonHeaders protowire.Number = 2 // CommonResponse
+	commonBody    protowire.Number = 3
 	commonClear   protowire.Number = 5
 
 	mutationSet    protowire.Number = 1 // HeaderMutation
 	mutationRemove protowire.Number = 2
+	replaceBytes   protowire.Number = 1 // BodyMutation
+	replaceClear   protowire.Number = 2
 	optionHeader   protowire.Number = 1 // HeaderValueOption
 	optionAction   protowire.Number = 3
 
@@ -78,6 +85,8 @@ func (r *Response) Append(dst []byte) []byte {
 	switch {
 	case r.Immediate != nil:
 		dst = nested(dst, responseImmediate, r.Immediate.append)
+	case r.Body != nil:
+		dst = nested(dst, answers[r.Answer], func(dst []byte) []byte { return nested(dst, answerCommon, r.Body.append) })
 	case r.Mutation == nil:
 		dst = protowire.AppendTag(dst, answers[r.Answer], protowire.BytesType)
 		dst = append(dst, 0)
@@ -117,6 +126,16 @@ func (m *Mutation) append(dst []byte) []byte {
 		dst = number(dst, commonClear, 1)
 	}
 	return dst
+}
+
+func (b *Body) append(dst []byte) []byte {
+	return nested(dst, commonBody, func(dst []byte) []byte {
+		if len(b.Bytes) == 0 {
+			return number(dst, replaceClear, 1)
+		}
+		dst = protowire.AppendTag(dst, replaceBytes, protowire.BytesType)
+		return protowire.AppendBytes(dst, b.Bytes)
+	})
 }
 
 func headerMutation(dst []byte, set []Header, remove []string) []byte {

@@ -18,9 +18,16 @@ type Kind uint8
 const (
 	KindIntent  Kind = 1 // a record.Intent
 	KindReceipt Kind = 2 // a signed gateway receipt
-	KindRefusal Kind = 3 // a record.Refusal
+	KindRefusal Kind = 3 // a record.Refusal, or a signed decision (package decision) where the refused run is known
 	KindControl Kind = 4 // start, recovery and stop of the log's owner
+	// KindTombstone is a signed statement that records were removed.
+	KindTombstone Kind = 5
+	// KindSealed is a part of a body, encrypted to the auditor.
+	KindSealed Kind = 6
 )
+
+// lastKind is the highest kind.
+const lastKind = KindSealed
 
 func (k Kind) String() string {
 	switch k {
@@ -32,6 +39,10 @@ func (k Kind) String() string {
 		return "refusal"
 	case KindControl:
 		return "control"
+	case KindTombstone:
+		return "tombstone"
+	case KindSealed:
+		return "sealed"
 	}
 	return fmt.Sprintf("kind-%d", uint8(k))
 }
@@ -77,6 +88,16 @@ func appendRecord(dst []byte, k Kind, payload []byte, sum uint32) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, sum)
 	dst = append(dst, byte(k))
 	return append(dst, payload...)
+}
+
+// appendFinished appends a record whose payload finish makes of another.
+func appendFinished(dst []byte, k Kind, payload []byte, finish func(dst, payload []byte) []byte) []byte {
+	head := len(dst)
+	dst = finish(appendRecord(dst, k, nil, 0), payload)
+	made := dst[head+recordHead:]
+	binary.BigEndian.PutUint32(dst[head:], uint32(len(made))) //nolint:gosec // bounded by MaxRecord
+	binary.BigEndian.PutUint32(dst[head+4:], checksum(k, made))
+	return dst
 }
 
 func checksum(k Kind, payload []byte) uint32 {

@@ -25,8 +25,12 @@ func (p *Payload) canonical(dst []byte) ([]byte, error) {
 	w.raw(`{"binding":{`)
 	w.optional(`"event_hash_b64u":`, b.EventHash)
 	w.optional(`"nonce":`, b.Nonce)
+	w.optional(`"parent_span_id":`, b.ParentSpanID)
 	w.optional(`"policy_hash":`, b.PolicyHash)
 	w.text(`"run_id":`, b.RunID)
+	if b.SpanID != "" {
+		w.text(`,"span_id":`, b.SpanID)
+	}
 	if b.TokenScopeHash != "" {
 		w.text(`,"token_scope_hash_b64u":`, b.TokenScopeHash)
 	}

@@ -40,8 +40,10 @@ type Payload struct {
 type Binding struct {
 	EventHash      string `json:"event_hash_b64u,omitempty"`
 	Nonce          string `json:"nonce,omitempty"`
+	ParentSpanID   string `json:"parent_span_id,omitempty"` // the span of the first call of the bundle that this one goes into
 	PolicyHash     string `json:"policy_hash,omitempty"`
 	RunID          string `json:"run_id"`
+	SpanID         string `json:"span_id,omitempty"` // so that side effects can be anchored to this call
 	TokenScopeHash string `json:"token_scope_hash_b64u,omitempty"`
 }
 
@@ -87,13 +89,13 @@ type Detail struct {
 }
 
 // Build makes the payload of a settled call.
-func Build(i *record.Intent, c *record.Completion, gatewayID string) (*Payload, error) {
+func Build(i *record.Logged, c *record.Completion, gatewayID string) (*Payload, error) {
 	p := new(Payload)
 	p.of(i, c, gatewayID)
 	return p, nil
 }
 
-func (p *Payload) of(i *record.Intent, c *record.Completion, gatewayID string) {
+func (p *Payload) of(i *record.Logged, c *record.Completion, gatewayID string) {
 	model := i.Model
 	if model == "" {
 		model = "unknown"
@@ -122,6 +124,10 @@ func (p *Payload) of(i *record.Intent, c *record.Completion, gatewayID string) {
 		},
 	}
 	p.Metadata.ModelIdentityHash = p.Metadata.ModelIdentity.hash()
+	if l := i.Chain; l != nil {
+		p.Binding.EventHash, p.Binding.SpanID, p.Binding.ParentSpanID = l.Event.Hash, l.Span, l.Parent
+		p.Timestamp = l.Event.Timestamp
+	}
 }
 
 // clip bounds a reason, so that it cannot make a receipt too large.
@@ -139,7 +145,7 @@ func Sign(p *Payload, s envelope.Signer, at time.Time) (*envelope.Envelope, erro
 
 // Append appends the receipt of a settled call, signed: the JSON that Build, Sign and Encode give, for a fraction of the
 // work.
-func Append(dst []byte, i *record.Intent, c *record.Completion, gatewayID string, s envelope.Signer, at time.Time) ([]byte, error) {
+func Append(dst []byte, i *record.Logged, c *record.Completion, gatewayID string, s envelope.Signer, at time.Time) ([]byte, error) {
 	var p Payload
 	p.of(i, c, gatewayID)
 	if err := p.check(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sallyport/signer/contract"
+	"sallyport/signer/decision"
 	"sallyport/signer/evlog"
 	"sallyport/signer/record"
 )
@@ -66,7 +67,7 @@ func recordedOf(dir, mission string, since time.Time) (*recorded, error) {
 			return r.receipt(e.Payload, mine)
 		case evlog.KindRefusal:
 			return r.refusal(e.Payload, mission)
-		case evlog.KindControl:
+		case evlog.KindControl, evlog.KindTombstone, evlog.KindSealed:
 		}
 		return nil
 	})
@@ -129,8 +130,8 @@ func (r *recorded) receipt(payload []byte, mine map[string]bool) error {
 }
 
 func (r *recorded) refusal(payload []byte, mission string) error {
-	var f record.Refusal
-	if err := json.Unmarshal(payload, &f); err != nil || f.MissionID != mission {
+	f, _, err := decision.Read(payload)
+	if err != nil || f.MissionID != mission {
 		return err
 	}
 	r.Refused++
