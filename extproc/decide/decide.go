@@ -77,7 +77,7 @@ func Decide(c *contract.Contract, t *token.Token, a Ask, now time.Time) Verdict 
 		return Verdict{Denial: code.Deny(code.TokenInsufficientScope, "provider %s asked", a.Provider)}
 	}
 	v := c.Decide(contract.Ask{Action: a.Action(), Resource: a.Resource(), Context: callContext(t, a, now)}, now)
-	if !v.Allow && !(a.Session && reaches(c, a.Provider)) {
+	if inSession := a.Session && reaches(c, a.Provider); !v.Allow && !inSession {
 		d := v.Denial
 		if d == nil {
 			d = code.Deny(code.PolicyActionNotAllowed, "%s on %s", a.Action(), a.Resource())

@@ -233,6 +233,7 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*message.Mutation, *
 	x.refusal.Model = clip(seen.Model)
 	ask.Provider, ask.Model, ask.Method, ask.Host, ask.Path = x.dest.Provider, seen.Model, x.req.method, x.dest.name, x.dest.path
 	ask.Egress, ask.SecretClass, ask.BodyBytes = x.dest.egress(), x.dest.SecretClass, int64(len(body))
+	x.refusal.Resource = clip(ask.Resource())
 	verdict := decide.Decide(x.contract, x.token, ask, now)
 	if verdict.Denial != nil && !weaken.Off("decision") {
 		return nil, verdict.Denial

@@ -52,7 +52,6 @@ func (x *exchange) readTool(ask *decide.Ask, body []byte) *code.Denial {
 	default:
 		ask.Tool, ask.Session = at+ofMethod+m.Method, true
 	}
-	x.refusal.Model = clip(strings.TrimPrefix(ask.Tool, at)) // what was asked, where a model's name stands otherwise
 	return nil
 }
 
@@ -80,8 +79,8 @@ func (x *exchange) toolDenial(d *code.Denial) dialect.Answer {
 	return a
 }
 
-// judgeAnswer decides how the answer of a server of tools is read. One that cannot be read does not pass, unless it is empty
-// or an HTTP error, in which no client looks for tools.
+// judgeAnswer decides how the answer of a server of tools is read. One that cannot be read does not pass, unless it is an HTTP
+// error, in which no client looks for tools.
 func (x *exchange) judgeAnswer(m *message.Request) error {
 	if m.EndOfStream {
 		return nil
@@ -94,10 +93,10 @@ func (x *exchange) judgeAnswer(m *message.Request) error {
 		return x.withhold("it is encoded as " + clip(encoding))
 	case kind != "application/json" && kind != "text/event-stream":
 		status, _ := strconv.Atoi(m.Header(":status"))
-		if status >= http.StatusBadRequest || status == http.StatusAccepted || status == http.StatusNoContent || m.Header("content-length") == "0" {
+		if status >= http.StatusBadRequest {
 			return nil
 		}
-		return x.withhold("its content type is " + clip(kind))
+		kind = "application/json" // it must be empty, or be read as if it said so
 	}
 	var id []byte
 	if x.message != nil {

@@ -15,7 +15,7 @@ const (
 
 // Denial renders a refusal of the request with this id (nil: it has none, or none is known) so that MCP clients show its text
 // and their session goes on (measured: only 200 with an error of the same id does in all SDKs). A token that is missing or bad
-// is an HTTP 401, and what is no message a 400, as clients expect.
+// is an HTTP 401, and what is no message a 4xx, as clients expect.
 func Denial(d *code.Denial, text, decision string, id json.RawMessage) (status int, body []byte) {
 	info := code.Lookup(d.Code)
 	status, number := http.StatusOK, refused
@@ -23,7 +23,7 @@ func Denial(d *code.Denial, text, decision string, id json.RawMessage) (status i
 	case info.Class == code.ClassToken:
 		status = info.Status
 	case info.Class == code.ClassRequest:
-		status, number = http.StatusBadRequest, invalidRequest
+		status, number = info.Status, invalidRequest
 	case id == nil:
 		status = info.Status
 	}
