@@ -42,7 +42,7 @@ type Config struct {
 type Upstream struct {
 	Name        string `yaml:"name"`
 	Provider    string `yaml:"provider"` // name in contracts
-	Dialect     string `yaml:"dialect"`  // openai, anthropic or gemini
+	Dialect     string `yaml:"dialect"`  // openai, anthropic, gemini or mcp
 	URL         string `yaml:"url"`
 	SecretClass string `yaml:"secret_class"` // "" means that no credential is sent
 	CAFile      string `yaml:"ca_file"`      // "" means the system's authorities

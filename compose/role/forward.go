@@ -158,8 +158,9 @@ func (f *forward) put(c *contract.Contract) { f.hosts.Put(c.Hash, Places(c, f.up
 // Places are the hosts of a contract: the upstreams' whose provider it allows, its tools' and its egress rules'.
 func Places(c *contract.Contract, ups []compile.Upstream) []reach.Place {
 	var out []reach.Place
+	known := providers(c, ups)
 	for _, u := range ups {
-		if u.URL.Scheme == "https" && allowsProvider(c, u.Provider) {
+		if u.URL.Scheme == "https" && allowsProvider(known, u.Provider) {
 			out = append(out, reach.Place{Host: strings.ToLower(u.URL.Hostname()), Open: true})
 		}
 	}
@@ -176,9 +177,8 @@ func Places(c *contract.Contract, ups []compile.Upstream) []reach.Place {
 	return out
 }
 
-func allowsProvider(c *contract.Contract, provider string) bool {
-	providers := c.Providers()
-	return slices.Contains(providers, provider) || slices.Contains(providers, "*")
+func allowsProvider(known []string, provider string) bool {
+	return slices.Contains(known, provider) || slices.Contains(known, "*")
 }
 
 // authority answers GET /v1/ca.pem?policy_hash=HASH with the certificate authority that programs under this contract have to

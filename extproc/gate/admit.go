@@ -214,21 +214,26 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*message.Mutation, *
 		return nil, code.Deny(code.PayloadTooLarge, "%d bytes; the limit is %d", len(body), x.gate.cfg.MaxBodyBytes)
 	}
 	var seen dialect.Body
-	if x.dest.egress() {
+	ask := decide.Ask{}
+	switch {
+	case x.dest.mcp():
+		if d := x.readTool(&ask, body); d != nil {
+			return nil, d
+		}
+	case x.dest.egress():
 		if d := x.addressed(); d != nil {
 			return nil, d
 		}
-	} else {
+	default:
 		var d *code.Denial
 		if seen, d = x.dest.dialect.Inspect(x.dest.call, body); d != nil {
 			return nil, d
 		}
 	}
 	x.refusal.Model = clip(seen.Model)
-	ask := decide.Ask{
-		Provider: x.dest.Provider, Model: seen.Model, Method: x.req.method, Host: x.dest.name, Path: x.dest.path,
-		Egress: x.dest.egress(), SecretClass: x.dest.SecretClass, BodyBytes: int64(len(body)),
-	}
+	ask.Provider, ask.Model, ask.Method, ask.Host, ask.Path = x.dest.Provider, seen.Model, x.req.method, x.dest.name, x.dest.path
+	ask.Egress, ask.SecretClass, ask.BodyBytes = x.dest.egress(), x.dest.SecretClass, int64(len(body))
+	x.refusal.Resource = clip(ask.Resource())
 	verdict := decide.Decide(x.contract, x.token, ask, now)
 	if verdict.Denial != nil && !weaken.Off("decision") {
 		return nil, verdict.Denial
@@ -325,6 +330,9 @@ func (x *exchange) run() string {
 func (x *exchange) refuse(d *code.Denial) *message.Response {
 	x.deny(d)
 	answer := x.speaker().Denial(d, x.id)
+	if x.dest != nil && x.dest.door != nil && x.dest.mcp() {
+		answer = x.toolDenial(d)
+	}
 	if d.Code == code.TokenRequired && x.from.proxy() {
 		// git and others send their proxy's credentials only when they are asked for, in HTTP's own words.
 		answer.Status = http.StatusProxyAuthRequired

@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 
 	"sallyport/extproc/dialect"
+	"sallyport/extproc/mcp"
 	"sallyport/extproc/server"
 	"sallyport/signer/client"
 	"sallyport/signer/code"
@@ -59,6 +60,10 @@ type exchange struct {
 	answer record.Completion
 	// handing puts the receipt into the answer; nil where only its id goes with it.
 	handing *handing
+	// message is what is asked of an MCP server; nil before the body is read, and where there is none.
+	message *mcp.Message
+	// tools keeps what a server of tools answers to what the contract allows.
+	tools *mcp.Answer
 	// receiptOf is the nonce of the call whose receipt is asked for.
 	receiptOf string
 	// unread is how a tunnel is inspected that passes unread (contract.InspectSNI, InspectNone); "" for anything else.

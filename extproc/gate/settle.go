@@ -32,6 +32,11 @@ func (x *exchange) responseHeaders(m *message.Request) (*message.Response, error
 	if !x.dest.egress() {
 		x.meter = x.dest.dialect.NewMeter(m.Header("content-type"))
 	}
+	if x.dest.mcp() {
+		if err := x.judgeAnswer(m); err != nil {
+			return nil, err
+		}
+	}
 	if m.EndOfStream {
 		return nil, errLater
 	}
@@ -41,7 +46,7 @@ func (x *exchange) responseHeaders(m *message.Request) (*message.Response, error
 // beginAnswer lets the upstream's headers pass.
 func (x *exchange) beginAnswer(m *message.Request) *message.Response {
 	r := withHeader(receiptHeader, x.id)
-	if x.handing = x.newHanding(m); x.handing != nil {
+	if x.handing = x.newHanding(m); x.handing != nil || x.tools != nil {
 		r.Mutation.Remove = append(r.Mutation.Remove, "content-length")
 	}
 	return r
@@ -80,7 +85,10 @@ func (x *exchange) responseBody(m *message.Request) (*message.Response, error) {
 	if m.EndOfStream {
 		return nil, errLater
 	}
-	if x.handing != nil {
+	switch {
+	case x.tools != nil:
+		return x.toolChunk(m, x.tools.Pass)
+	case x.handing != nil:
 		return &message.Response{Answer: m.Kind, Body: &message.Body{Bytes: x.handing.pass(m.Body)}}, nil
 	}
 	return goOn(m.Kind), nil

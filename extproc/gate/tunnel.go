@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/netip"
@@ -162,11 +163,14 @@ func (d *doors) model(p place, r *request) *destination {
 			continue
 		}
 		rest, below := belowBase(dr.URL.Path, r.path)
+		if dr.mcp() {
+			rest, below = "", r.path == cmp.Or(dr.URL.Path, "/")
+		}
 		if !below || canonicalPath(r.path) != nil {
 			continue
 		}
 		if call, denial := dr.dialect.Route(r.method, rest); denial == nil || denial.Code == code.UpgradeNotSupported && r.upgrade != "" {
-			return &destination{door: dr, call: call, path: dialect.JoinPath(dr.URL.Path, call.UpstreamPath)}
+			return &destination{door: dr, call: call, path: dr.pathOf(call)}
 		}
 	}
 	return nil

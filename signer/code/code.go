@@ -97,6 +97,7 @@ const (
 	PayloadEncoded      Code = "PAYLOAD_ENCODED"
 	PayloadEmpty        Code = "PAYLOAD_EMPTY"
 	UpgradeNotSupported Code = "UPGRADE_NOT_SUPPORTED"
+	MCPNoSession        Code = "MCP_NO_SESSION"
 	IdempotencyInUse    Code = "IDEMPOTENCY_KEY_IN_USE"
 	IdempotencyMismatch Code = "IDEMPOTENCY_FINGERPRINT_MISMATCH"
 	IdempotencyNoReplay Code = "IDEMPOTENCY_REPLAY_UNAVAILABLE"
@@ -174,6 +175,7 @@ var table = []Info{
 	{PayloadTooLarge, ClassRequest, 413, "The request body is larger than this gateway's limit."},
 	{PayloadEncoded, ClassRequest, 415, "The request body is compressed; send it without Content-Encoding."},
 	{PayloadEmpty, ClassRequest, 400, "The request body is empty."},
+	{MCPNoSession, ClassRequest, 405, "This GET belongs to no session, and the older transport with one stream for all answers is not carried; configure the client for streamable HTTP."},
 	{UpgradeNotSupported, ClassRequest, 426, "WebSocket is not carried on this route; use an ordinary POST."},
 	{IdempotencyInUse, ClassConflict, 409, "A call with this X-Idempotency-Key is still in flight."},
 	{IdempotencyMismatch, ClassConflict, 409, "This X-Idempotency-Key was used for a different call."},

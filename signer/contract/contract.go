@@ -188,6 +188,39 @@ func (c *Contract) CSTScopeHash() string { return strings.TrimPrefix(c.auth.CSTS
 // Providers are the model providers that some statement could allow, sorted; "*" stands for any.
 func (c *Contract) Providers() []string { return slices.Clone(c.providers) }
 
+// MCPServers are the MCP servers of which some rule could allow a tool; "*" where a rule names none.
+func (c *Contract) MCPServers() []string {
+	var out []string
+	for i := range c.rules {
+		r := &c.rules[i]
+		if r.deny || !anyMatch(r.actions, ToolExecute) {
+			continue
+		}
+		for _, g := range r.resources {
+			server, _, named := strings.Cut(strings.TrimPrefix(g.source, MCPPrefix), "/")
+			switch {
+			case !strings.HasPrefix(g.source, MCPPrefix):
+				if couldBegin(&g, MCPPrefix) {
+					return []string{"*"}
+				}
+			case !named || strings.ContainsAny(server, "*?"):
+				return []string{"*"}
+			default:
+				out = append(out, server)
+			}
+		}
+	}
+	return sorted(out)
+}
+
+// MCPPrefix begins the resource of a tool of an MCP server: mcp:SERVER/TOOL.
+const MCPPrefix = "mcp:"
+
+// couldBegin says whether a pattern could match a text that begins with prefix.
+func couldBegin(g *glob, prefix string) bool {
+	return strings.HasPrefix(g.head, prefix) || len(g.tail) > 0 && strings.HasPrefix(prefix, g.head)
+}
+
 // Egress are the ways out beside the model providers and the bound tools.
 func (c *Contract) Egress() []EgressRule { return slices.Clone(c.egress) }
 

@@ -170,7 +170,12 @@ func (c *Contract) addTool(name string, deny bool, sid, path string) {
 	byName.actions = []glob{literalGlob(ToolExecute)}
 	byName.resources = []glob{literalGlob(strings.TrimPrefix(name, "tool:")), literalGlob(name)}
 	if b.MCPServer != "" {
-		byName.resources = append(byName.resources, literalGlob("mcp:"+b.MCPServer+"/"+b.Tool))
+		at := MCPPrefix + b.MCPServer + "/"
+		if b.Tool == "*" {
+			byName.resources = append(byName.resources, v2Glob(at+"**"))
+		} else {
+			byName.resources = append(byName.resources, literalGlob(at+b.Tool))
+		}
 	}
 	c.addRule(byName)
 	if b.Host != "" {

@@ -35,6 +35,7 @@ type Payload struct {
 	Peer       string `json:"peer,omitempty"` // the client's address
 	PolicyHash string `json:"policy_hash_b64u,omitempty"`
 	Provider   string `json:"provider,omitempty"`
+	Resource   string `json:"resource,omitempty"` // what was asked, as contracts name it
 	RunID      string `json:"run_id"`
 	// Sequence counts the refusals of a run from 1. A number that is missing is a refusal whose record was lost or removed.
 	Sequence  uint64 `json:"sequence"`
@@ -48,7 +49,7 @@ type Payload struct {
 func Build(r *record.Refusal, gatewayID string, sequence uint64) *Payload {
 	return &Payload{
 		Code: r.Code, Decision: Deny, DecisionID: r.ID, Version: "1", Detail: r.Detail, GatewayID: gatewayID, Host: r.Host, Method: r.Method,
-		MissionID: r.MissionID, Model: r.Model, Path: r.Path, Peer: r.Peer, PolicyHash: r.PolicyHash, Provider: r.Provider, RunID: r.RunID, Sequence: sequence,
+		MissionID: r.MissionID, Model: r.Model, Path: r.Path, Peer: r.Peer, PolicyHash: r.PolicyHash, Provider: r.Provider, Resource: r.Resource, RunID: r.RunID, Sequence: sequence,
 		Status: r.Status, Subject: r.Subject, Timestamp: envelope.FormatTime(time.UnixMilli(r.TimeMS)), TokenHash: r.TokenHash,
 	}
 }
@@ -85,7 +86,7 @@ func Read(data []byte) (r *record.Refusal, sequence uint64, err error) {
 	}
 	return &record.Refusal{
 		ID: p.DecisionID, TimeMS: at.UnixMilli(), Code: p.Code, Status: p.Status, Detail: p.Detail, RunID: p.RunID, MissionID: p.MissionID,
-		Subject: p.Subject, TokenHash: p.TokenHash, PolicyHash: p.PolicyHash, Provider: p.Provider, Model: p.Model, Method: p.Method,
+		Subject: p.Subject, TokenHash: p.TokenHash, PolicyHash: p.PolicyHash, Provider: p.Provider, Model: p.Model, Resource: p.Resource, Method: p.Method,
 		Host: p.Host, Path: p.Path, Peer: p.Peer,
 	}, p.Sequence, nil
 }

@@ -18,7 +18,7 @@ import (
 func refusal() *record.Refusal {
 	return &record.Refusal{
 		ID: "dec_1", TimeMS: 1_760_000_000_123, Code: "POLICY_MODEL_NOT_ALLOWED", Status: 451, Detail: "a<b>\u2028", RunID: "run", MissionID: "job", Subject: "agent",
-		TokenHash: "ab", PolicyHash: jcs.Hash(nil), Provider: "openai", Model: "m", Method: "POST", Host: "h", Path: "/p", Peer: "127.0.0.1:1",
+		TokenHash: "ab", PolicyHash: jcs.Hash(nil), Provider: "openai", Model: "m", Resource: "openai/m", Method: "POST", Host: "h", Path: "/p", Peer: "127.0.0.1:1",
 	}
 }
 
