@@ -1,7 +1,6 @@
 package tlog
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 
 	"sallyport/signer/envelope"
 	"sallyport/signer/evlog"
+	"sallyport/signer/jcs"
 )
 
 // Kind says what an entry of the log commits to.
@@ -64,9 +64,9 @@ func (e Entry) check() error {
 
 // hash is the payload hash as bytes.
 func (e Entry) hash() ([]byte, error) {
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(e.PayloadHash)
-	if err != nil || len(raw) != 32 {
-		return nil, fmt.Errorf("%w: %.60q is not the base64url of a SHA-256", ErrEntry, e.PayloadHash)
+	raw, err := jcs.DecodeHash(e.PayloadHash)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %.60q: %w", ErrEntry, e.PayloadHash, err)
 	}
 	return raw, nil
 }

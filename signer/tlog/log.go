@@ -173,15 +173,15 @@ func (l *Log) open(ctx context.Context) error {
 		return fmt.Errorf("transparency log: %w", err)
 	}
 	l.appender, l.shutdown, l.tessera = appender, shutdown, reader
-	x, err := hashindex.Open(filepath.Join(l.cfg.Dir, indexDir))
-	if err != nil {
-		return err
-	}
-	l.Reader = &Reader{client.FileFetcher{Root: l.cfg.Dir}, l.cfg.Keys.Verifiers(origin), x}
 	size, err := reader.IntegratedSize(ctx)
 	if err != nil {
 		return fmt.Errorf("transparency log: %w", err)
 	}
+	x, err := hashindex.Open(filepath.Join(l.cfg.Dir, indexDir), size)
+	if err != nil {
+		return err
+	}
+	l.Reader = &Reader{client.FileFetcher{Root: l.cfg.Dir}, l.cfg.Keys.Verifiers(origin), x}
 	l.stale = true // Run begins with Grown
 	return l.resume(size)
 }

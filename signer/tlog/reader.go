@@ -39,13 +39,12 @@ type Reader struct {
 
 // OpenReader reads the log in dir, whose checkpoints are believed by these keys.
 func OpenReader(dir string, v Verifiers) (*Reader, error) {
-	x, err := hashindex.Open(filepath.Join(dir, indexDir))
+	r := &Reader{files: client.FileFetcher{Root: dir}, verifiers: v}
+	c, _, err := r.Checkpoint()
 	if err != nil {
 		return nil, err
 	}
-	r := &Reader{client.FileFetcher{Root: dir}, v, x}
-	c, _, err := r.Checkpoint()
-	if err != nil {
+	if r.index, err = hashindex.Open(filepath.Join(dir, indexDir), c.Size); err != nil {
 		return nil, err
 	}
 	return r, r.fill(c.Size)

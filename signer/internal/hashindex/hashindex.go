@@ -35,15 +35,16 @@ type Index struct {
 	order []prefix
 }
 
-// Open takes the directory, made if need be. Indexed is how many places its files hold: Add must go on from there.
-func Open(dir string) (*Index, error) {
+// Open takes the directory, made if need be, for a list that is most long. Indexed is how many places its files hold: Add must
+// go on from there. Files of places that the list does not have, or not yet, do not count.
+func Open(dir string, most uint64) (*Index, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("index: %w", err)
 	}
 	x := &Index{dir: dir, fresh: map[prefix][]uint16{}}
 	for {
 		info, err := os.Stat(x.run(x.n / RunLength))
-		if err != nil || info.Size() != RunLength*entryLen {
+		if err != nil || info.Size() != RunLength*entryLen || x.n+RunLength > most {
 			return x, nil
 		}
 		x.n += RunLength

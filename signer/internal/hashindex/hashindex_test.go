@@ -17,7 +17,7 @@ func TestFindsEveryPlaceAlsoAfterOpening(t *testing.T) {
 	t.Parallel()
 	const n = 2*RunLength + 1000
 	dir := t.TempDir()
-	x, err := Open(dir)
+	x, err := Open(dir, n)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,18 +44,21 @@ func TestFindsEveryPlaceAlsoAfterOpening(t *testing.T) {
 	}
 	add(x)
 	check(x)
-	again, err := Open(dir)
+	again, err := Open(dir, n)
 	if err != nil || again.Indexed() != 2*RunLength {
 		t.Fatalf("opened with %d: %v", again.Indexed(), err)
 	}
 	add(again)
 	check(again)
+	if short, err := Open(dir, 2*RunLength-1); err != nil || short.Indexed() != RunLength {
+		t.Fatalf("of a shorter list, opened with %d: %v", short.Indexed(), err)
+	}
 
 	// A file that a crash cut short does not count.
 	if err := os.Truncate(x.run(1), 100); err != nil {
 		t.Fatal(err)
 	}
-	cut, err := Open(dir)
+	cut, err := Open(dir, n)
 	if err != nil || cut.Indexed() != RunLength {
 		t.Fatalf("opened with %d: %v", cut.Indexed(), err)
 	}
