@@ -1,6 +1,8 @@
 package clawlog
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -90,4 +92,30 @@ func (l *Log) setPosition(n uint64) error {
 		return fmt.Errorf("receipt log: %w", err)
 	}
 	return nil
+}
+
+// FindProof looks a proof up in the file of proofs of a log that this process does not own, whether its owner is at work or
+// not. It reads the file to that line. ErrNotFound: there is none, or not yet.
+func FindProof(dir, payloadHash string) (*Proof, error) {
+	f, err := os.Open(filepath.Join(dir, proofsFile))
+	if err != nil {
+		return nil, fmt.Errorf("receipt log: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // read only
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if !bytes.Contains(lines.Bytes(), []byte(payloadHash)) {
+			continue
+		}
+		var line Line
+		if json.Unmarshal(lines.Bytes(), &line) != nil || line.PayloadHash != payloadHash || line.Proof == nil {
+			continue // another's line, or one that is half written
+		}
+		return line.Proof, nil
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("receipt log: %w", err)
+	}
+	return nil, ErrNotFound
 }

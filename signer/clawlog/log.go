@@ -454,7 +454,7 @@ func (l *Log) Proof(payloadHash string) (*Proof, error) {
 
 // line reads a line of the file of proofs.
 func (l *Log) line(i uint64) (*Line, error) {
-	var ends [2 * offsetLen]byte // the end of the line before, and of this one
+	var ends [2 * offsetLen]byte                  // the end of the line before, and of this one
 	from, skip := int64(i)*offsetLen-offsetLen, 0 //nolint:gosec // a file's size
 	if i == 0 {
 		from, skip = 0, offsetLen

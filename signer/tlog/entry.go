@@ -34,7 +34,9 @@ const entryPrefix = "sallyport/v1 "
 var ErrEntry = errors.New("not an entry of this log")
 
 // Data is the leaf: exactly these ASCII bytes are hashed, by RFC 6962.
-func (e Entry) Data() []byte { return []byte(entryPrefix + string(e.Kind) + " " + e.PayloadHash + "\n") }
+func (e Entry) Data() []byte {
+	return []byte(entryPrefix + string(e.Kind) + " " + e.PayloadHash + "\n")
+}
 
 func (e Entry) String() string { return string(e.Kind) + " " + e.PayloadHash }
 

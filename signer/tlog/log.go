@@ -75,9 +75,9 @@ type Config struct {
 	// Grown is told how many entries the log durably has, in Run's goroutine; at reads them. It may be nil. Who keeps something
 	// beside the log keeps its own place and takes what is new. An error makes the log wait and try again.
 	Grown   func(size uint64, at func(index uint64) (Entry, error)) error
-	Slog     *slog.Logger
-	Metrics  prometheus.Registerer // nil: counted but not published
-	Now      func() time.Time      // nil: time.Now; for the age of what waits
+	Slog    *slog.Logger
+	Metrics prometheus.Registerer // nil: counted but not published
+	Now     func() time.Time      // nil: time.Now; for the age of what waits
 }
 
 // Validate joins everything that is wrong.
@@ -146,12 +146,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 }
 
 func (l *Log) open(ctx context.Context) error {
-	origin, err := existingOrigin(l.cfg.Dir)
+	origin, err := OriginOf(l.cfg.Dir, l.cfg.Origin)
 	if err != nil {
 		return err
-	}
-	if origin == "" {
-		origin = l.cfg.Origin
 	}
 	if l.metrics, err = newMetrics(l.cfg.Metrics); err != nil {
 		return err

@@ -54,6 +54,15 @@ func checkOrigin(origin string) error {
 	return nil
 }
 
+// OriginOf is the origin of the log in dir, or the one that a new log is to have.
+func OriginOf(dir, fresh string) (string, error) {
+	origin, err := existingOrigin(dir)
+	if err != nil || origin != "" {
+		return origin, err
+	}
+	return fresh, checkOrigin(fresh)
+}
+
 // existingOrigin is the origin of the log in dir, "" if there is none.
 func existingOrigin(dir string) (string, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, layout.CheckpointPath))
