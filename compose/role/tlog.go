@@ -166,4 +166,6 @@ func (q quietHandler) Handle(ctx context.Context, r slog.Record) error {
 }
 
 func (q quietHandler) WithAttrs(a []slog.Attr) slog.Handler { return quietHandler{q.next.WithAttrs(a)} }
-func (q quietHandler) WithGroup(name string) slog.Handler   { return quietHandler{q.next.WithGroup(name)} }
+func (q quietHandler) WithGroup(name string) slog.Handler {
+	return quietHandler{q.next.WithGroup(name)}
+}

@@ -101,7 +101,7 @@ func FindProof(dir, payloadHash string) (*Proof, error) {
 	if err != nil {
 		return nil, fmt.Errorf("receipt log: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {

@@ -30,7 +30,7 @@ func Handler(dir string) http.Handler {
 			http.NotFound(w, r)
 			return
 		}
-		defer f.Close() //nolint:errcheck // read only
+		defer f.Close()
 		info, err := f.Stat()
 		if err != nil || !info.Mode().IsRegular() {
 			http.NotFound(w, r)

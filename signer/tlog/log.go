@@ -23,19 +23,20 @@ import (
 	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/client"
 	"github.com/transparency-dev/tessera/storage/posix"
+	"golang.org/x/mod/sumdb/note"
 
 	"sallyport/signer/evlog"
 	"sallyport/signer/internal/hashindex"
 )
 
 const (
-	// DefaultEvery is how often the evidence is looked at. With the batch age and two checkpoint intervals it bounds the time
-	// from a receipt to its proof to about half a second, for some ten syncs of the disk in each round.
+	// DefaultEvery is how often the evidence is looked at. With two checkpoint intervals it bounds the time from a receipt to its
+	// proof to about half a second, for some ten syncs of the disk in each round.
 	DefaultEvery = 100 * time.Millisecond
 	// checkpointEvery is how often a checkpoint may be published.
 	checkpointEvery = 150 * time.Millisecond
-	// batchAge is how long Tessera waits for a batch to fill. All of a batch is handed over at once, so this is only delay.
-	batchAge = 10 * time.Millisecond
+	// never is longer than any batch takes.
+	never = time.Hour
 	// maxBatch bounds the entries that are integrated at once.
 	maxBatch = 1024
 	// stuckAfter is how long entries may be without a checkpoint before the status says so.
@@ -99,14 +100,16 @@ func (c *Config) Validate() error {
 // Log follows an evidence log. One process does, and one goroutine in it runs Run.
 type Log struct {
 	*Reader
-	cfg      Config
-	lock     *os.File
-	gate     *gate
-	metrics  *metrics
-	appender *tessera.Appender
-	tessera  tessera.LogReader
-	shutdown func(context.Context) error
-	cancel   context.CancelFunc
+	cfg     Config
+	lock    *os.File
+	gate    *gate
+	metrics *metrics
+	classic note.Signer
+	quantum note.Signer
+	driver  tessera.Driver
+	tessera tessera.LogReader
+	ctx     context.Context // of Tessera's goroutines
+	cancel  context.CancelFunc
 
 	// Of the goroutine in Run.
 	tail  *evlog.Tail
@@ -154,22 +157,18 @@ func (l *Log) open(ctx context.Context) error {
 		return err
 	}
 	ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx)) // it ends with Close, so that the last checkpoint is published
-	driver, err := posix.New(ctx, posix.Config{Path: l.cfg.Dir})
+	l.ctx = ctx
+	if l.driver, err = posix.New(ctx, posix.Config{Path: l.cfg.Dir}); err != nil {
+		return fmt.Errorf("transparency log: %w", err)
+	}
+	l.classic, l.quantum = l.cfg.Keys.signers(origin, l.gate.allow)
+	// This appender adds nothing: it publishes checkpoints and removes partial tiles that full ones replaced.
+	opts := l.options().WithCheckpointInterval(checkpointEvery).WithGarbageCollectionInterval(tessera.DefaultGarbageCollectionInterval)
+	_, _, reader, err := tessera.NewAppender(ctx, l.driver, opts)
 	if err != nil {
 		return fmt.Errorf("transparency log: %w", err)
 	}
-	classic, quantum := l.cfg.Keys.signers(origin, l.gate.allow)
-	opts := tessera.NewAppendOptions().
-		WithCheckpointSigner(classic, quantum).
-		WithBatching(maxBatch, batchAge).
-		WithCheckpointInterval(checkpointEvery).
-		WithCheckpointRepublishInterval(0).
-		WithShutdownTimeout(closeWait)
-	appender, shutdown, reader, err := tessera.NewAppender(ctx, driver, opts)
-	if err != nil {
-		return fmt.Errorf("transparency log: %w", err)
-	}
-	l.appender, l.shutdown, l.tessera = appender, shutdown, reader
+	l.tessera = reader
 	size, err := reader.IntegratedSize(ctx)
 	if err != nil {
 		return fmt.Errorf("transparency log: %w", err)
@@ -183,6 +182,11 @@ func (l *Log) open(ctx context.Context) error {
 	return l.resume(size)
 }
 
+func (l *Log) options() *tessera.AppendOptions {
+	return tessera.NewAppendOptions().WithCheckpointSigner(l.classic, l.quantum).
+		WithCheckpointInterval(never).WithCheckpointRepublishInterval(0).WithGarbageCollectionInterval(0)
+}
+
 func (l *Log) release() {
 	if l.cancel != nil {
 		l.cancel()
@@ -190,9 +194,19 @@ func (l *Log) release() {
 	_ = l.lock.Close() // releases it too
 }
 
-// Close publishes the last checkpoint and gives the log up. Run must have returned.
+// Close waits for the last checkpoint and gives the log up. Run must have returned.
 func (l *Log) Close() error {
-	err := l.shutdown(context.Background())
+	var err error
+	for end := time.Now().Add(closeWait); !l.stale; time.Sleep(checkpointEvery / 10) {
+		c, _, cerr := l.Checkpoint()
+		if cerr == nil && c.Size >= l.tree.End() {
+			break
+		}
+		if time.Now().After(end) {
+			err = fmt.Errorf("transparency log: no checkpoint of the last entries within %s; it comes with the next start", closeWait)
+			break
+		}
+	}
 	if l.tail != nil {
 		err = errors.Join(err, l.tail.Close())
 	}
@@ -361,7 +375,7 @@ func (l *Log) step(ctx context.Context) (int, error) {
 		l.stale = true
 		return 0, err
 	}
-	if err := l.integrate(ctx, batch); err != nil {
+	if err := l.integrate(batch); err != nil {
 		l.stale = true
 		return 0, err
 	}
@@ -405,8 +419,9 @@ func (l *Log) read() ([]Entry, error) {
 }
 
 // integrate hands a batch to Tessera and waits. The root that it must lead to is computed here, from the evidence: no other
-// is signed, whatever Tessera or the disk make of it.
-func (l *Log) integrate(ctx context.Context, batch []Entry) error {
+// is signed, whatever Tessera or the disk make of it. The appender is made for the batch's very size, so that all of it is
+// integrated at once or nothing is: were it split by a timer, the second part could be written and the first not.
+func (l *Log) integrate(batch []Entry) error {
 	first := l.tree.End()
 	for _, e := range batch {
 		if err := l.tree.Append(rfc6962.DefaultHasher.HashLeaf(e.Data()), nil); err != nil {
@@ -418,21 +433,27 @@ func (l *Log) integrate(ctx context.Context, batch []Entry) error {
 		return err
 	}
 	l.gate.permit(l.tree.End(), root)
+	ctx, cancel := context.WithCancel(l.ctx)
+	defer cancel()
+	appender, _, _, err := tessera.NewAppender(ctx, l.driver, l.options().WithBatching(uint(len(batch)), never))
+	if err != nil {
+		return fmt.Errorf("transparency log: %w", err)
+	}
 	futures := make([]tessera.IndexFuture, len(batch))
 	for i, e := range batch {
-		futures[i] = l.appender.Add(ctx, tessera.NewEntry(e.Data()))
+		futures[i] = appender.Add(ctx, tessera.NewEntry(e.Data()))
 	}
-	var errs error
+	var failed error
 	for i, f := range futures {
 		at, err := f()
 		switch {
 		case err != nil:
-			errs = fmt.Errorf("transparency log: %w", err)
+			failed = fmt.Errorf("transparency log: %w", err)
 		case at.Index != first+uint64(i): //nolint:gosec // an index
 			return fmt.Errorf("%w: %s became entry %d instead of %d", ErrMismatch, batch[i], at.Index, first+uint64(i)) //nolint:gosec // an index
 		}
 	}
-	return errs
+	return failed
 }
 
 // recover finds out what is there.
