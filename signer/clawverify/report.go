@@ -158,3 +158,6 @@ var hints = map[Code]string{
 	ExpiredTTL:           "The bundle was only valid until the time it states; --at judges it by another time.",
 	UnknownHashAlgorithm: "Only SHA-256 is verified.",
 }
+
+// Hint says what to do about a code; "" where there is nothing to say.
+func Hint(c Code) string { return hints[c] }
