@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
 	"maps"
@@ -110,4 +111,16 @@ func Bundle(data []byte, c *Config, input any) *clawverify.Report {
 		a.skip(checkParts, "needs the archive; this is bundle %s", partOf(p.meta))
 	}
 	return a.report(clawverify.KindBundle, input)
+}
+
+// Ours says whether a bundle was made by a gateway of this kind, so that there is more in it to audit.
+func Ours(bundle []byte) bool {
+	var b struct {
+		Payload struct {
+			Metadata struct {
+				Sallyport json.RawMessage `json:"sallyport"`
+			} `json:"metadata"`
+		} `json:"payload"`
+	}
+	return json.Unmarshal(bundle, &b) == nil && len(b.Payload.Metadata.Sallyport) > 0
 }

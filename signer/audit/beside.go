@@ -115,7 +115,7 @@ type proof struct {
 	Kind        string          `json:"kind"`
 	Claw        json.RawMessage `json:"log_inclusion_proof"`
 	TLog        *struct {
-		Index     uint64   `json:"index"`
+		Index     *uint64  `json:"index"`
 		Inclusion []string `json:"inclusion"`
 	} `json:"tlog"`
 }
@@ -195,6 +195,10 @@ func (a *auditor) inTLog(at string, p *proof, checkpoint []byte) {
 		return
 	}
 	a.did(checkTLog, 1)
+	if p.TLog.Index == nil {
+		a.fail(checkTLog, clawverify.SchemaValidationFailed, at+" tlog.index", "missing")
+		return
+	}
 	var path [][]byte
 	for _, s := range p.TLog.Inclusion {
 		h, err := base64.StdEncoding.Strict().DecodeString(s)
@@ -204,7 +208,7 @@ func (a *auditor) inTLog(at string, p *proof, checkpoint []byte) {
 		}
 		path = append(path, h)
 	}
-	if err := a.cfg.TLog(p.Kind, p.PayloadHash, p.TLog.Index, path, checkpoint); err != nil {
+	if err := a.cfg.TLog(p.Kind, p.PayloadHash, *p.TLog.Index, path, checkpoint); err != nil {
 		a.fail(checkTLog, ProofInvalid, at+" tlog", "%v", err)
 	}
 }

@@ -176,11 +176,14 @@ func (a *auditor) countUp(m *manifest) {
 			continue
 		}
 		for _, c := range []struct {
-			name       string
+			name, file string
 			said, have int
-		}{{"refused", t.Refused, r.Refused}, {"client_recorded", t.Own, r.Own}, {"last_decision_sequence", int(min(t.LastDecision, 1<<53)), r.Refused}} { //nolint:gosec // bounded
+		}{
+			{"refused", "decisions.jsonl", t.Refused, r.Refused}, {"client_recorded", "client-recorded.jsonl", t.Own, r.Own},
+			{"last_decision_sequence", "decisions.jsonl", int(min(t.LastDecision, 1<<53)), r.Refused}, //nolint:gosec // bounded
+		} {
 			if c.said != c.have {
-				a.fail(checkTotals, EvidenceMissing, fmt.Sprintf("bundle %d payload.metadata.sallyport.%s", t.Part, c.name), "says %d; the archive has %d", c.said, c.have)
+				a.fail(checkTotals, EvidenceMissing, fmt.Sprintf("bundle %d payload.metadata.sallyport.%s", t.Part, c.name), "says %d; %s has %d", c.said, c.file, c.have)
 			}
 		}
 	}

@@ -126,7 +126,7 @@ func (a *Archive) settle(o Options, l *record.Logged, n int) []byte {
 		ID: l.ID, TimeMS: l.TimeMS + 50, Outcome: record.Completed, Status: 200, ResponseHash: jcs.Hash([]byte(fmt.Sprint("response", n))),
 		ResponseBytes: 200, TokensInput: 10, TokensOutput: 20, UsageReported: true, LatencyMS: 50,
 	}
-	if n%5 == 4 {
+	if n%3 == 2 {
 		c.Outcome, c.Reason, c.Status = record.Cut, "the client went away", 0
 	}
 	if o.Completion != nil {
@@ -258,10 +258,13 @@ func (a *Archive) Manifest() map[string]any {
 	}
 }
 
-// Seal signs the manifest over the files as they are now and returns the archive.
-func (a *Archive) Seal() []byte {
-	return a.Zip(must(must(envelope.Seal(envelope.TypeArchive, a.Manifest(), a.Gateway, Start.Add(time.Hour))).Encode()))
+// SignedManifest is the manifest over the files as they are now.
+func (a *Archive) SignedManifest() []byte {
+	return must(must(envelope.Seal(envelope.TypeArchive, a.Manifest(), a.Gateway, Start.Add(time.Hour))).Encode())
 }
+
+// Seal signs the manifest over the files as they are now and returns the archive.
+func (a *Archive) Seal() []byte { return a.Zip(a.SignedManifest()) }
 
 // Zip returns the archive with any manifest.
 func (a *Archive) Zip(manifest []byte) []byte {
