@@ -83,7 +83,7 @@ func (a *app) logAudit(f *logFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := a.printAudit(rep, asJSON, evidence != "", since != ""); err != nil {
+			if err := a.printLogAudit(rep, asJSON, evidence != "", since != ""); err != nil {
 				return err
 			}
 			if len(rep.Findings) > 0 {
@@ -97,7 +97,7 @@ func (a *app) logAudit(f *logFlags) *cobra.Command {
 	return cmd
 }
 
-func (a *app) printAudit(rep *tlog.Report, asJSON, compared, since bool) error {
+func (a *app) printLogAudit(rep *tlog.Report, asJSON, compared, since bool) error {
 	if asJSON {
 		raw, err := json.Marshal(map[string]any{
 			"ok": len(rep.Findings) == 0, "origin": rep.Origin, "entries": rep.Entries, "root_hash": base64.StdEncoding.EncodeToString(rep.Root),
