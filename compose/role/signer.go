@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"sallyport/signer/envelope"
 	"sallyport/signer/evlog"
 	"sallyport/signer/issuer"
+	"sallyport/signer/runs"
 	"sallyport/signer/service"
 )
 
@@ -60,8 +62,18 @@ func (p *Process) Signer(ctx context.Context) error {
 		}
 	}()
 	p.Log.Info("evidence log opened", slog.String("dir", c.Evidence.Dir), slog.Any("recovered", recovered))
+	index, err := p.openIndex(log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := index.Close(); err != nil {
+			p.Log.Error("the index of runs did not close cleanly", slog.Any("error", err))
+		}
+	}()
 	svc, err := service.New(service.Config{
-		Log: log, Gateway: keys.Gateway.Active(), GatewayID: keys.Gateway.Active().DID(),
+		Log: log, Gateway: keys.Gateway.Active(), GatewayID: keys.Gateway.Active().DID(), KID: keys.Gateway.Active().KID(),
+		Receipts: index, Heads: index,
 		Mode: service.Mode(c.Evidence.Mode), Trust: iss, Now: time.Now, Slog: p.Log, Metrics: p.Status.Registry,
 	})
 	if err != nil {
@@ -80,10 +92,10 @@ func (p *Process) Signer(ctx context.Context) error {
 		return err
 	}
 	defer logs.close()
-	return p.serveSigner(ctx, svc, iss, logs)
+	return p.serveSigner(ctx, svc, iss, logs, index, p.evidenceAPI(index, keys, logKeys, logs))
 }
 
-func (p *Process) serveSigner(ctx context.Context, svc *service.Service, iss *issuer.Issuer, logs *logs) error {
+func (p *Process) serveSigner(ctx context.Context, svc *service.Service, iss *issuer.Issuer, logs *logs, index *runs.Index, evidence http.Handler) error {
 	stream, err := listenTLS(p.Config.Signer)
 	if err != nil {
 		return fmt.Errorf("signer: %w", err)
@@ -98,7 +110,12 @@ func (p *Process) serveSigner(ctx context.Context, svc *service.Service, iss *is
 	}
 	s.run("signer", func(ctx context.Context) error { return svc.Serve(ctx, stream) })
 	s.run("transparency log", logs.run)
-	s.http(api, logs.handler(iss.Handler()), p.Log)
+	s.run("index of runs", func(ctx context.Context) error { return index.Follow(ctx, indexEvery) })
+	paths := http.NewServeMux()
+	paths.Handle("/", logs.handler(iss.Handler()))
+	paths.Handle("/v1/runs", evidence)
+	paths.Handle("/v1/runs/", evidence)
+	s.http(api, paths, p.Log)
 	return s.wait()
 }
 

@@ -26,6 +26,7 @@ const kindAuto = "auto"
 type verifyFlags struct {
 	kind, at, config, urm          string
 	gateways, contracts, trustFile []string
+	logs                           []string
 	contractFiles                  []string
 	asJSON, allowUnchecked         bool
 }
@@ -46,6 +47,7 @@ Exit status: 0 everything checked is right, 1 something is wrong, 2 nothing coul
 	fs.StringVar(&f.kind, "kind", kindAuto, "archive, "+clawverify.KindBundle+", "+clawverify.KindExport+" or "+clawverify.KindReceipt+"; "+kindAuto+" lets the file say")
 	fs.StringSliceVar(&f.gateways, "trust", nil, "DIDs of gateways whose receipts are believed")
 	fs.StringSliceVar(&f.contracts, "trust-contract", nil, "DIDs whose signatures on contracts are believed")
+	fs.StringArrayVar(&f.logs, "trust-log", nil, "verifier key of a transparency log that is believed, NAME+HASH+BASE64; once for each key")
 	fs.StringSliceVar(&f.trustFile, "trust-file", nil, "trust files of installations, got by another way than the evidence")
 	fs.StringVar(&f.config, "verifier-config", "", "configuration file of the ecosystem's verifiers with its allowlists (config_version 1)")
 	fs.StringSliceVar(&f.contractFiles, "contract", nil, "signed contracts (envelopes), to replay a bundle that comes without its archive")
@@ -77,7 +79,7 @@ func (f *verifyFlags) trust() (*audit.Config, *clawverify.Config, error) {
 			return nil, nil, fmt.Errorf("--verifier-config: %w", err)
 		}
 	}
-	contracts := slices.Clone(f.contracts)
+	contracts, logs := slices.Clone(f.contracts), slices.Clone(f.logs)
 	for _, file := range f.trustFile {
 		t, err := role.ReadTrust(file)
 		if err != nil {
@@ -85,6 +87,7 @@ func (f *verifyFlags) trust() (*audit.Config, *clawverify.Config, error) {
 		}
 		claw.GatewaySigners = append(claw.GatewaySigners, t.GatewaySigners...)
 		contracts = append(contracts, t.ContractSigners...)
+		logs = append(logs, t.LogKeys...)
 	}
 	for _, did := range slices.Concat(claw.GatewaySigners, contracts) {
 		if !strings.HasPrefix(did, "did:key:") {
@@ -99,7 +102,7 @@ func (f *verifyFlags) trust() (*audit.Config, *clawverify.Config, error) {
 		}
 		c.Contracts = append(c.Contracts, raw)
 	}
-	return c, claw, nil
+	return c, claw, trustLogs(c, logs)
 }
 
 // verifyInput is what the result says of where it came from.
