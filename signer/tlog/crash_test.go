@@ -100,7 +100,9 @@ func TestKillNine(t *testing.T) {
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		<-ended
+		if err := <-ended; err == nil {
+			t.Fatal("the child ended by itself")
+		}
 	}
 	w := &world{t: t, dir: dir, keys: keys}
 	w.openEvidence()
