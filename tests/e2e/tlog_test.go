@@ -180,3 +180,51 @@ func TestTransparencyLogUnderKills(t *testing.T) {
 		break
 	}
 }
+
+// TestDamagedTransparencyLog: a bit was flipped while nothing ran. The log is left as it is, and the status says so; calls and
+// their evidence go on, and the audit names the place.
+func TestDamagedTransparencyLog(t *testing.T) {
+	t.Parallel()
+	s := harness.Start(t, harness.Options{})
+	token := s.Issue(nil)
+	for range 5 {
+		if a := s.Do(harness.Call{Token: token, Body: harness.UniqueBody("gpt-4o-mini", false)}); a.Status != http.StatusOK {
+			t.Fatalf("%d %s", a.Status, a.Body)
+		}
+	}
+	r := logReader(t, s)
+	harness.Eventually(t, "all are under a checkpoint", func() bool {
+		c, _, err := r.Checkpoint()
+		return err == nil && c.Size == 5
+	})
+	s.Stop()
+	tile := filepath.Join(s.EvidenceDir, "tlog", "tile", "0", "000.p", "5")
+	data, err := os.ReadFile(tile)
+	if err == nil {
+		data[70] ^= 1
+		err = os.WriteFile(tile, data, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := harness.Start(t, harness.Options{Dir: s.Dir})
+	if a := again.Do(harness.Call{Token: again.Issue(nil)}); a.Status != http.StatusOK {
+		t.Errorf("with a damaged log: %d %s", a.Status, a.Body)
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(s.Dir, "data", "run", "signer.status.sock"))
+	}}}
+	resp, err := client.Get("http://signer/ready")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil || !strings.Contains(string(body), "transparency log damaged") {
+		t.Errorf("the status does not tell: %s %v", body, err)
+	}
+	out, err := again.Run("evidence", "log", "audit", "-c", filepath.Join(s.Dir, "sallyport.yaml"))
+	if err == nil || !strings.Contains(out, "entry 2 in tile/entries/000.p/5 does not have the hash in tile/0/000.p/5") {
+		t.Errorf("the audit: %v\n%s", err, out)
+	}
+}
