@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -476,4 +477,58 @@ func BenchmarkFollow(b *testing.B) {
 	w.follow()
 	w.settled()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
+}
+
+// BenchmarkLeafToCheckpoint is the time from a record's append to a checkpoint with its entry, at given loads.
+func BenchmarkLeafToCheckpoint(b *testing.B) {
+	for _, rate := range []int{1, 1000, 5000, 20000} {
+		b.Run(fmt.Sprintf("rate=%d", rate), func(b *testing.B) {
+			w := newWorld(b)
+			cfg := w.config()
+			cfg.Every = DefaultEvery
+			l, err := Open(b.Context(), cfg)
+			if err != nil {
+				b.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(b.Context())
+			var wg sync.WaitGroup
+			wg.Go(func() { _ = l.Run(ctx) })
+			var mu sync.Mutex
+			added := 0
+			add := func(n int) (last int) {
+				mu.Lock()
+				defer mu.Unlock()
+				for range n {
+					w.evidence.Append(evlog.KindReceipt, receiptOf(added), evlog.Written, func(error) {})
+					added++
+				}
+				return added
+			}
+			wg.Go(func() {
+				tick := time.NewTicker(10 * time.Millisecond)
+				defer tick.Stop()
+				for ctx.Err() == nil && rate >= 100 {
+					<-tick.C
+					add(rate / 100)
+				}
+			})
+			var took []time.Duration
+			for range b.N {
+				want, begun := add(1), time.Now()
+				eventually(b, "a checkpoint", func() bool {
+					c, _, err := l.Checkpoint()
+					return err == nil && c.Size >= uint64(want) //nolint:gosec // small
+				})
+				took = append(took, time.Since(begun))
+			}
+			cancel()
+			wg.Wait()
+			if err := l.Close(); err != nil {
+				b.Fatal(err)
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "ms-median")
+			b.ReportMetric(float64(took[len(took)-1].Milliseconds()), "ms-max")
+		})
+	}
 }
