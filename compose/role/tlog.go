@@ -88,14 +88,14 @@ func (p *Process) openLogs(ctx context.Context, evidence *evlog.Log, keys *Keys,
 		l.log = nil
 		l.broken(p, "transparency_log", err)
 	default:
-		p.Status.Add("transparency_log", func(context.Context) error { return l.log.Status() })
+		p.Status.Tell("transparency_log", func(context.Context) error { return l.log.Status() })
 	}
 	return l, nil
 }
 
 func (l *logs) broken(p *Process, name string, err error) {
 	p.Log.Error("a log over the evidence is not kept until this is looked into; the evidence goes on", slog.String("log", name), slog.Any("error", err))
-	p.Status.Add(name, func(context.Context) error { return err })
+	p.Status.Tell(name, func(context.Context) error { return err })
 }
 
 // run follows the evidence until ctx ends.

@@ -49,7 +49,7 @@ func crashChild(dir string) error {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(1)
 			}
-			if i%50 == 0 {
+			if i%5 == 0 {
 				time.Sleep(time.Millisecond)
 			}
 		}
@@ -100,7 +100,9 @@ func TestKillNine(t *testing.T) {
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		<-ended
+		if err := <-ended; err == nil {
+			t.Fatal("the child ended by itself")
+		}
 	}
 	w := &world{t: t, dir: dir, keys: keys}
 	w.openEvidence()
@@ -109,9 +111,10 @@ func TestKillNine(t *testing.T) {
 	w.follow()
 	w.settled()
 	w.stop()
+	w.auditClean()
 	for _, old := range seen {
-		rep, err := Audit(tdir, AuditOptions{Verifiers: v, Evidence: dir, Since: old})
-		if err != nil || len(rep.Findings) > 0 || rep.Since == 0 || rep.Compared != uint64(w.next) { //nolint:gosec // small
+		rep, err := Audit(tdir, AuditOptions{Verifiers: v, Since: old})
+		if err != nil || len(rep.Findings) > 0 || rep.Since == 0 {
 			t.Fatalf("%+v, %v", rep, err)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // Kind says what an entry of the log commits to.
-type Kind string
+type Kind = string
 
 // The kinds of entries.
 const (
@@ -35,16 +35,16 @@ var ErrEntry = errors.New("not an entry of this log")
 
 // Data is the leaf: exactly these ASCII bytes are hashed, by RFC 6962.
 func (e Entry) Data() []byte {
-	return []byte(entryPrefix + string(e.Kind) + " " + e.PayloadHash + "\n")
+	return []byte(entryPrefix + e.Kind + " " + e.PayloadHash + "\n")
 }
 
-func (e Entry) String() string { return string(e.Kind) + " " + e.PayloadHash }
+func (e Entry) String() string { return e.Kind + " " + e.PayloadHash }
 
 // ParseEntry reads a leaf.
 func ParseEntry(data []byte) (Entry, error) {
 	rest, ok := strings.CutPrefix(string(data), entryPrefix)
 	kind, hash, two := strings.Cut(strings.TrimSuffix(rest, "\n"), " ")
-	e := Entry{Kind(kind), hash}
+	e := Entry{kind, hash}
 	if !ok || !two || string(e.Data()) != string(data) {
 		return Entry{}, fmt.Errorf("%w: %.80q", ErrEntry, data)
 	}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -168,13 +169,13 @@ func TestEveryRecordHasAProofThatVerifiesOffline(t *testing.T) {
 		if p.Kind != kind && i != 600 || p.Index != uint64(i) {
 			t.Errorf("record %d: %s at %d", i, p.Kind, p.Index)
 		}
-		if err := VerifyInclusion(p.Kind, hashOf(i), p.Index, p.Inclusion, p.Checkpoint, w.verifiers()); err != nil {
+		if err := VerifyInclusion(p.Kind, hashOf(i), p, p.Checkpoint, w.verifiers()); err != nil {
 			t.Error(err)
 		}
-		if err := VerifyInclusion(p.Kind, hashOf(i+1), p.Index, p.Inclusion, p.Checkpoint, w.verifiers()); !errors.Is(err, ErrProof) {
+		if err := VerifyInclusion(p.Kind, hashOf(i+1), p, p.Checkpoint, w.verifiers()); !errors.Is(err, ErrProof) {
 			t.Errorf("another record's hash: %v", err)
 		}
-		if err := VerifyInclusion(p.Kind, hashOf(i), p.Index^1, p.Inclusion, p.Checkpoint, w.verifiers()); !errors.Is(err, ErrProof) {
+		if err := VerifyInclusion(p.Kind, hashOf(i), &Proof{Index: p.Index ^ 1, Inclusion: p.Inclusion}, p.Checkpoint, w.verifiers()); !errors.Is(err, ErrProof) {
 			t.Errorf("another place: %v", err)
 		}
 	}
@@ -405,6 +406,35 @@ func TestDiskFaultIsToldAndCaughtUp(t *testing.T) {
 	w.auditClean()
 }
 
+// TestTornEvidence: the evidence ends inside a record, which its next owner cuts off. The log never read so far.
+func TestTornEvidence(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.follow()
+	w.add(8)
+	w.settled()
+	w.stop()
+	if err := w.evidence.Close(); err != nil {
+		t.Fatal(err)
+	}
+	names, err := filepath.Glob(filepath.Join(w.dir, "*.seg"))
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	data, err := os.ReadFile(names[len(names)-1])
+	if err == nil {
+		err = os.WriteFile(names[len(names)-1], append(data, data[16:40]...), 0o600) // the beginning of a record
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.openEvidence()
+	w.follow()
+	w.add(8)
+	w.settled()
+	w.auditClean()
+}
+
 func FuzzParseEntry(f *testing.F) {
 	f.Add(Entry{Receipt, hashOf(1)}.Data())
 	f.Add([]byte("sallyport/v1 receipt \n"))
@@ -447,4 +477,58 @@ func BenchmarkFollow(b *testing.B) {
 	w.follow()
 	w.settled()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
+}
+
+// BenchmarkLeafToCheckpoint is the time from a record's append to a checkpoint with its entry, at given loads.
+func BenchmarkLeafToCheckpoint(b *testing.B) {
+	for _, rate := range []int{1, 1000, 5000, 20000} {
+		b.Run(fmt.Sprintf("rate=%d", rate), func(b *testing.B) {
+			w := newWorld(b)
+			cfg := w.config()
+			cfg.Every = DefaultEvery
+			l, err := Open(b.Context(), cfg)
+			if err != nil {
+				b.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(b.Context())
+			var wg sync.WaitGroup
+			wg.Go(func() { _ = l.Run(ctx) })
+			var mu sync.Mutex
+			added := 0
+			add := func(n int) (last int) {
+				mu.Lock()
+				defer mu.Unlock()
+				for range n {
+					w.evidence.Append(evlog.KindReceipt, receiptOf(added), evlog.Written, func(error) {})
+					added++
+				}
+				return added
+			}
+			wg.Go(func() {
+				tick := time.NewTicker(10 * time.Millisecond)
+				defer tick.Stop()
+				for ctx.Err() == nil && rate >= 100 {
+					<-tick.C
+					add(rate / 100)
+				}
+			})
+			var took []time.Duration
+			for range b.N {
+				want, begun := add(1), time.Now()
+				eventually(b, "a checkpoint", func() bool {
+					c, _, err := l.Checkpoint()
+					return err == nil && c.Size >= uint64(want) //nolint:gosec // small
+				})
+				took = append(took, time.Since(begun))
+			}
+			cancel()
+			wg.Wait()
+			if err := l.Close(); err != nil {
+				b.Fatal(err)
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "ms-median")
+			b.ReportMetric(float64(took[len(took)-1].Milliseconds()), "ms-max")
+		})
+	}
 }

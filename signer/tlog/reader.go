@@ -24,10 +24,11 @@ var ErrProof = errors.New("inclusion proof")
 
 // Proof says that an entry is in the log.
 type Proof struct {
-	Entry
-	Index      uint64
-	Inclusion  [][]byte // RFC 6962 audit path, bottom up
-	Checkpoint []byte   // the signed note that the path leads to
+	Kind        Kind
+	PayloadHash string
+	Index       uint64
+	Inclusion   [][]byte // RFC 6962 audit path, bottom up
+	Checkpoint  []byte   // the signed note that the path leads to
 }
 
 // Reader reads a log's files, with or without its owner at work.
@@ -111,7 +112,7 @@ func (r *Reader) Proofs(payloadHashes []string) ([]Proof, error) {
 			return nil, fmt.Errorf("transparency log: entry %d: %w", p.Index, err)
 		}
 		// What is given out has been checked: a tile may have been altered since it was written.
-		if err := verifyInclusion(p.Entry, p.Index, p.Inclusion, c); err != nil {
+		if err := verifyInclusion(Entry{p.Kind, p.PayloadHash}, &p, c); err != nil {
 			return nil, err
 		}
 		out = append(out, p)
@@ -138,14 +139,16 @@ func (r *Reader) find(l *leaves, payloadHash string) (Proof, error) {
 			return Proof{}, err
 		}
 		if e.PayloadHash == payloadHash {
-			return Proof{Entry: e, Index: i}, nil
+			return Proof{Kind: e.Kind, PayloadHash: e.PayloadHash, Index: i}, nil
 		}
 	}
 	return Proof{}, fmt.Errorf("%w: %s", ErrNotFound, payloadHash)
 }
 
-// VerifyInclusion checks a proof offline: the checkpoint is signed by the given keys, and the entry is the index-th under it.
-func VerifyInclusion(kind Kind, payloadHash string, index uint64, inclusion [][]byte, checkpoint []byte, v Verifiers) error {
+// VerifyInclusion checks a proof offline: the checkpoint is signed by the given keys, and under it the entry for this payload
+// hash is the p.Index-th, by the path p.Inclusion. Nothing else of p is looked at. The error wraps ErrCheckpoint, ErrEntry or
+// ErrProof.
+func VerifyInclusion(kind Kind, payloadHash string, p *Proof, checkpoint []byte, v Verifiers) error {
 	c, err := v.OpenCheckpoint(checkpoint)
 	if err != nil {
 		return err
@@ -154,13 +157,13 @@ func VerifyInclusion(kind Kind, payloadHash string, index uint64, inclusion [][]
 	if err := e.check(); err != nil {
 		return err
 	}
-	return verifyInclusion(e, index, inclusion, c)
+	return verifyInclusion(e, p, c)
 }
 
-func verifyInclusion(e Entry, index uint64, inclusion [][]byte, c *Checkpoint) error {
+func verifyInclusion(e Entry, p *Proof, c *Checkpoint) error {
 	leaf := rfc6962.DefaultHasher.HashLeaf(e.Data())
-	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, index, c.Size, leaf, inclusion, c.Root); err != nil {
-		return fmt.Errorf("%w: %s as entry %d of %d: %w", ErrProof, e, index, c.Size, err)
+	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, p.Index, c.Size, leaf, p.Inclusion, c.Root); err != nil {
+		return fmt.Errorf("%w: %s as entry %d of %d: %w", ErrProof, e, p.Index, c.Size, err)
 	}
 	return nil
 }

@@ -99,15 +99,11 @@ func (a *app) logAudit(f *logFlags) *cobra.Command {
 
 func (a *app) printLogAudit(rep *tlog.Report, asJSON, compared, since bool) error {
 	if asJSON {
-		raw, err := json.Marshal(map[string]any{
+		return a.printJSON(map[string]any{
 			"ok": len(rep.Findings) == 0, "origin": rep.Origin, "entries": rep.Entries, "root_hash": base64.StdEncoding.EncodeToString(rep.Root),
 			"consistent_since": rep.Since, "kinds": rep.Kinds, "compared": rep.Compared, "pending": rep.Pending,
 			"findings": append([]string{}, rep.Findings...), "findings_dropped": rep.Dropped,
 		})
-		if err != nil {
-			return err
-		}
-		return a.printJSON(raw)
 	}
 	fmt.Fprintf(a.out, "log %s\n%d entries under a signed checkpoint: %d receipts, %d decisions, %d tombstones\n",
 		rep.Origin, rep.Entries, rep.Kinds[tlog.Receipt], rep.Kinds[tlog.Decision], rep.Kinds[tlog.Tombstone])
@@ -213,11 +209,7 @@ func (a *app) logProof(f *logFlags) *cobra.Command {
 					return err
 				}
 			}
-			raw, err := json.Marshal(out)
-			if err != nil {
-				return err
-			}
-			return a.printJSON(raw)
+			return a.printJSON(out)
 		},
 	}
 }
