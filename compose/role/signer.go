@@ -35,7 +35,13 @@ func (p *Process) Signer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := writeTrust(c.TrustFile(), keys.trust()); err != nil {
+	logKeys, err := openLogKeys(c, keys)
+	if err != nil {
+		return err
+	}
+	trust := keys.trust()
+	trust.LogKeys = logKeys.verifiers.Keys()
+	if err := writeTrust(c.TrustFile(), trust); err != nil {
 		return err
 	}
 	iss, closeIssuer, err := p.issuer(keys)
@@ -69,10 +75,15 @@ func (p *Process) Signer(ctx context.Context) error {
 		p.Log.Warn("calls were open when the signer ended; those that no processor claims are recorded as cut", slog.Int("calls", open))
 	}
 	p.Status.Add("evidence", func(context.Context) error { return roomLeft(c.Evidence.Dir) })
-	return p.serveSigner(ctx, svc, iss)
+	logs, err := p.openLogs(ctx, log, keys, logKeys)
+	if err != nil {
+		return err
+	}
+	defer logs.close()
+	return p.serveSigner(ctx, svc, iss, logs)
 }
 
-func (p *Process) serveSigner(ctx context.Context, svc *service.Service, iss *issuer.Issuer) error {
+func (p *Process) serveSigner(ctx context.Context, svc *service.Service, iss *issuer.Issuer, logs *logs) error {
 	stream, err := listenTLS(p.Config.Signer)
 	if err != nil {
 		return fmt.Errorf("signer: %w", err)
@@ -86,7 +97,8 @@ func (p *Process) serveSigner(ctx context.Context, svc *service.Service, iss *is
 		return err
 	}
 	s.run("signer", func(ctx context.Context) error { return svc.Serve(ctx, stream) })
-	s.http(api, iss.Handler(), p.Log)
+	s.run("transparency log", logs.run)
+	s.http(api, logs.handler(iss.Handler()), p.Log)
 	return s.wait()
 }
 

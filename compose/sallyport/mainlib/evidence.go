@@ -3,5 +3,5 @@ package mainlib
 import "github.com/spf13/cobra"
 
 func (a *app) evidence() *cobra.Command {
-	return group("evidence", "What a run leaves for an auditor", a.evidenceVerify())
+	return group("evidence", "What runs leave for an auditor; works offline on files", a.evidenceVerify(), a.evidenceLog())
 }
