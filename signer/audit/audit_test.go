@@ -38,7 +38,7 @@ func TestArchive(t *testing.T) {
 	for name, o := range map[string]testarchive.Options{
 		"one part":      {Calls: 12, Refused: 3, ClientRecorded: 2},
 		"three parts":   {Calls: 25, PartSize: 10, Refused: 1},
-		"full parts":    {Calls: 2001},
+		"full parts":    {Calls: 1001},
 		"only refusals": {Refused: 4},
 	} {
 		t.Run(name, func(t *testing.T) {
