@@ -191,7 +191,7 @@ func (a *auditor) lacking(check string, n int) {
 
 func (a *auditor) inTLog(at string, p *proof, checkpoint []byte) {
 	if a.cfg.TLog == nil {
-		a.skip(checkTLog, "no key of a transparency log is trusted")
+		a.skip(checkTLog, "no key of a transparency log is trusted; name it with --trust-log")
 		return
 	}
 	a.did(checkTLog, 1)

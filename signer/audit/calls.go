@@ -186,7 +186,9 @@ func (a *auditor) token(c *call) {
 
 // named: what the bundle's metadata says of contracts, subject and job.
 func (a *auditor) named(p *part, c *call) {
-	a.did(checkIdentity, 1)
+	if p.number > 0 {
+		a.did(checkIdentity, 1)
+	}
 	if p.meta == nil {
 		return
 	}

@@ -12,6 +12,7 @@ type lines struct {
 	name string
 	n    int // of the line read last, from 1
 	in   *bufio.Reader
+	long []byte // a line longer than the reader's buffer
 	end  io.Closer
 }
 
@@ -25,13 +26,13 @@ func (b *bag) lines(name string) (*lines, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", errArchive, name, err)
 	}
-	l.in, l.end = bufio.NewReaderSize(r, maxLine+1), r
+	l.in, l.end = bufio.NewReaderSize(r, 64<<10), r
 	return l, nil
 }
 
 func (l *lines) close() {
 	if l.end != nil {
-		l.end.Close() //nolint:errcheck // only read
+		l.end.Close()
 	}
 }
 
@@ -41,12 +42,20 @@ func (l *lines) next() ([]byte, error) {
 		return nil, io.EOF
 	}
 	line, err := l.in.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		l.long = append(l.long[:0], line...)
+		for errors.Is(err, bufio.ErrBufferFull) && len(l.long) <= maxLine {
+			line, err = l.in.ReadSlice('\n')
+			l.long = append(l.long, line...)
+		}
+		line = l.long
+	}
 	switch {
 	case errors.Is(err, io.EOF) && len(line) == 0:
 		return nil, io.EOF
 	case errors.Is(err, io.EOF):
 		return nil, fmt.Errorf("%w: the last line of %s is cut short", errArchive, l.name)
-	case errors.Is(err, bufio.ErrBufferFull):
+	case errors.Is(err, bufio.ErrBufferFull) || len(line) > maxLine:
 		return nil, fmt.Errorf("%w: line %d of %s is longer than %d bytes", errArchive, l.n+1, l.name, maxLine)
 	case err != nil:
 		return nil, fmt.Errorf("%w: %s: %w", errArchive, l.name, err)

@@ -22,7 +22,7 @@ import (
 
 var (
 	update     = flag.Bool("update", false, "write the golden files anew")
-	everywhere = flag.Bool("everywhere", false, "tamper with each place of a kind, not with two of them")
+	everywhere = flag.Bool("everywhere", false, "tamper with each place of a kind, not with the first of them")
 )
 
 // uncovered are the places that no signature and no other check covers but the manifest's: the inner tests change them
@@ -66,7 +66,7 @@ func withLogs(c *audit.Config) *audit.Config {
 // sample is an archive that has everything in it, in two parts.
 func sample(t testing.TB) *testarchive.Archive {
 	t.Helper()
-	a := testarchive.New(testarchive.Options{Calls: 5, PartSize: 3, Refused: 2, ClientRecorded: 1})
+	a := testarchive.New(testarchive.Options{Calls: 3, PartSize: 2, Refused: 2, ClientRecorded: 1})
 	a.Files["checkpoint"] = []byte("origin\n9\nroot\n")
 	var out bytes.Buffer
 	index := uint64(0)
@@ -112,7 +112,7 @@ func tamper(t *testing.T, who string, files map[string][]byte, verify func(map[s
 		tryAll := func(prefix, suffix, text []byte) {
 			for _, m := range mutations(text) {
 				at := row{who: who, file: short(name), path: plain(m.path), how: m.how}
-				if tried[at]++; tried[at] > 2 && !*everywhere {
+				if tried[at]++; tried[at] > 1 && !*everywhere {
 					continue
 				}
 				changed := maps.Clone(files)
@@ -255,8 +255,8 @@ func TestTampering(t *testing.T) {
 		b := *a
 		b.Files = maps.Clone(files)
 		delete(b.Files, "manifest.json")
-		r, _ := run(b.Zip(files["manifest.json"]), c)
-		return r
+		data := b.Zip(files["manifest.json"])
+		return audit.ManifestOnly(bytes.NewReader(data), int64(len(data)), c)
 	})...)
 	table = append(table, tamper(t, "bundle alone", map[string][]byte{"bundle.json": a.Files["bundle.json"]}, func(files map[string][]byte) *clawverify.Report {
 		r := audit.Bundle(files["bundle.json"], c, "")

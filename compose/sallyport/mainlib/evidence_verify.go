@@ -16,7 +16,9 @@ import (
 
 	"sallyport/compose/role"
 	"sallyport/signer/audit"
+	"sallyport/signer/clawlog"
 	"sallyport/signer/clawverify"
+	"sallyport/signer/tlog"
 )
 
 // kindAuto lets the file say what it is.
@@ -26,7 +28,7 @@ const kindAuto = "auto"
 type verifyFlags struct {
 	kind, at, config, urm          string
 	gateways, contracts, trustFile []string
-	logs                           []string
+	logKeys                        []string
 	contractFiles                  []string
 	asJSON, allowUnchecked         bool
 }
@@ -47,7 +49,7 @@ Exit status: 0 everything checked is right, 1 something is wrong, 2 nothing coul
 	fs.StringVar(&f.kind, "kind", kindAuto, "archive, "+clawverify.KindBundle+", "+clawverify.KindExport+" or "+clawverify.KindReceipt+"; "+kindAuto+" lets the file say")
 	fs.StringSliceVar(&f.gateways, "trust", nil, "DIDs of gateways whose receipts are believed")
 	fs.StringSliceVar(&f.contracts, "trust-contract", nil, "DIDs whose signatures on contracts are believed")
-	fs.StringArrayVar(&f.logs, "trust-log", nil, "verifier key of a transparency log that is believed, NAME+HASH+BASE64; once for each key")
+	fs.StringSliceVar(&f.logKeys, "trust-log", nil, "verifier keys of the transparency log, as signed notes write them: Ed25519, and ML-DSA-65 where it is to be checked too")
 	fs.StringSliceVar(&f.trustFile, "trust-file", nil, "trust files of installations, got by another way than the evidence")
 	fs.StringVar(&f.config, "verifier-config", "", "configuration file of the ecosystem's verifiers with its allowlists (config_version 1)")
 	fs.StringSliceVar(&f.contractFiles, "contract", nil, "signed contracts (envelopes), to replay a bundle that comes without its archive")
@@ -79,7 +81,7 @@ func (f *verifyFlags) trust() (*audit.Config, *clawverify.Config, error) {
 			return nil, nil, fmt.Errorf("--verifier-config: %w", err)
 		}
 	}
-	contracts, logs := slices.Clone(f.contracts), slices.Clone(f.logs)
+	contracts, logs := slices.Clone(f.contracts), slices.Clone(f.logKeys)
 	for _, file := range f.trustFile {
 		t, err := role.ReadTrust(file)
 		if err != nil {
@@ -95,6 +97,9 @@ func (f *verifyFlags) trust() (*audit.Config, *clawverify.Config, error) {
 		}
 	}
 	c := &audit.Config{GatewaySigners: claw.GatewaySigners, ContractSigners: contracts, Now: now, AllowUnchecked: f.allowUnchecked}
+	if err := trustLogs(c, logs); err != nil {
+		return nil, nil, err
+	}
 	for _, file := range f.contractFiles {
 		raw, err := readBounded(file, clawverify.MaxBytes)
 		if err != nil {
@@ -102,7 +107,37 @@ func (f *verifyFlags) trust() (*audit.Config, *clawverify.Config, error) {
 		}
 		c.Contracts = append(c.Contracts, raw)
 	}
-	return c, claw, trustLogs(c, logs)
+	return c, claw, nil
+}
+
+// trustLogs has inclusion proofs checked: in the transparency log by its keys, in the ecosystem's log by the gateway's.
+func trustLogs(c *audit.Config, keys []string) error {
+	if len(c.GatewaySigners) > 0 {
+		c.ClawLog = func(raw []byte) (string, error) {
+			p, err := clawlog.ParseProof(raw)
+			if err != nil {
+				return "", err
+			}
+			if err := clawlog.Verify(p); err != nil {
+				return "", err
+			}
+			if !slices.Contains(c.GatewaySigners, p.RootSignature.SignerDID) {
+				return "", fmt.Errorf("the root is signed by %s, which is not among the trusted gateways", p.RootSignature.SignerDID)
+			}
+			return p.LeafHash, nil
+		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	v, err := tlog.ParseVerifiers(keys...)
+	if err != nil {
+		return fmt.Errorf("--trust-log: %w", err)
+	}
+	c.TLog = func(kind, payloadHash string, index uint64, inclusion [][]byte, checkpoint []byte) error {
+		return tlog.VerifyInclusion(kind, payloadHash, &tlog.Proof{Index: index, Inclusion: inclusion}, checkpoint, v)
+	}
+	return nil
 }
 
 // verifyInput is what the result says of where it came from.
@@ -209,7 +244,7 @@ func (a *app) printReport(r *clawverify.Report) error {
 	}
 	switch v := r.Verification.(type) {
 	case *audit.Result:
-		return a.printAudit(v)
+		return a.printChecks(v)
 	case *clawverify.Verification:
 		n := v.Result.Components
 		fmt.Fprintf(a.out, "\nbundle %s of agent %s: proof tier %s, %d events, %d of %d receipts count\n",
@@ -221,7 +256,7 @@ func (a *app) printReport(r *clawverify.Report) error {
 	return nil
 }
 
-func (a *app) printAudit(v *audit.Result) error {
+func (a *app) printChecks(v *audit.Result) error {
 	fmt.Fprintf(a.out, "\nrun      %s\njob      %s\nagent    %s\ngateway  %s\ncalls    %d (%d completed, %d cut) in %d bundles; %d refused; %d recorded by the client\n\n",
 		v.RunID, v.Job, v.AgentDID, v.GatewayDID, v.Calls, v.Completed, v.Cut, v.Parts, v.Refused, v.Own)
 	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
