@@ -82,7 +82,7 @@ func (l *logs) prove(hashes []string) (*bundle.Proofs, error) {
 	out := &bundle.Proofs{Lines: make([]bundle.Proof, 0, len(found))}
 	for i := range found {
 		p := &found[i]
-		line := bundle.Proof{Kind: string(p.Kind), PayloadHash: p.PayloadHash, Log: &bundle.LogProof{Index: p.Index, Inclusion: []string{}}}
+		line := bundle.Proof{Kind: p.Kind, PayloadHash: p.PayloadHash, Log: &bundle.LogProof{Index: p.Index, Inclusion: []string{}}}
 		for _, h := range p.Inclusion {
 			line.Log.Inclusion = append(line.Log.Inclusion, base64.StdEncoding.EncodeToString(h))
 		}

@@ -14,7 +14,7 @@ func ReadAt(dir, segment string, offset int64) (Entry, error) {
 	if err != nil {
 		return Entry{}, fmt.Errorf("evidence log: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	head := make([]byte, recordHead)
 	if _, err := f.ReadAt(head, offset); err != nil {
 		return Entry{}, fmt.Errorf("segment %s, offset %d: %w: %w", segment, offset, ErrDamaged, err)
