@@ -72,6 +72,8 @@ type Inject struct {
 type Evidence struct {
 	Mode string `yaml:"mode"` // strict, sealed or async
 	Dir  string `yaml:"dir"`
+	// LogOrigin names a new transparency log; "" means sallyport/ and the gateway's key. A log keeps its name.
+	LogOrigin string `yaml:"log_origin"`
 }
 
 // ExtProc is about the deciding processes.
