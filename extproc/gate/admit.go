@@ -59,7 +59,7 @@ func (x *exchange) requestHeaders(m *message.Request) (*message.Response, error)
 		return nil, errLater
 	case x.isConnect():
 		return x.tunnel()
-	case m.EndOfStream:
+	case m.EndOfStream, x.socket():
 		return nil, errLater
 	}
 	x.phase = phaseBody
@@ -79,11 +79,11 @@ func (x *exchange) decide(ctx context.Context, m *message.Request) *message.Resp
 	if x.isConnect() {
 		return x.tunnelLater(ctx)
 	}
-	if m.Kind == message.RequestHeaders && !m.EndOfStream {
+	if m.Kind == message.RequestHeaders && !m.EndOfStream && !x.socket() {
 		x.phase = phaseBody
 		return goOn(m.Kind)
 	}
-	if !m.EndOfStream {
+	if !m.EndOfStream && !x.socket() {
 		// A buffered body comes whole; it is without its end only where trailers follow (1.40.0), which nobody decides on.
 		return x.refuse(code.Deny(code.InvalidRequest, "request trailers are not carried"))
 	}
@@ -92,7 +92,7 @@ func (x *exchange) decide(ctx context.Context, m *message.Request) *message.Resp
 		return x.refuse(d)
 	}
 	return &message.Response{
-		Answer: m.Kind, Mutation: rewritten, Namespace: metadataNamespace,
+		Answer: m.Kind, HalfWatched: x.socket(), Mutation: rewritten, Namespace: metadataNamespace,
 		Metadata: []message.Header{{Name: verdictKey, Value: verdictAllow}, {Name: receiptKey, Value: x.id}},
 	}
 }
@@ -118,8 +118,8 @@ func (x *exchange) identify() *code.Denial {
 	if routeDenial != nil {
 		return routeDenial
 	}
-	if r.upgrade != "" {
-		return code.Deny(code.UpgradeNotSupported, "%.32s", r.upgrade)
+	if d := x.upgradable(); d != nil {
+		return d
 	}
 	if r.contentEncoding != "" && !x.dest.egress() && !strings.EqualFold(r.contentEncoding, "identity") {
 		return code.Deny(code.PayloadEncoded, "%.32s", r.contentEncoding)
@@ -220,7 +220,7 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*message.Mutation, *
 	x.refusal.Model = clip(seen.Model)
 	ask := decide.Ask{
 		Provider: x.dest.Provider, Model: seen.Model, Method: x.req.method, Host: x.dest.name, Path: x.dest.path,
-		Egress: x.dest.egress(), SecretClass: x.dest.SecretClass, BodyBytes: int64(len(body)),
+		WebSocket: x.socket(), Egress: x.dest.egress(), SecretClass: x.dest.SecretClass, BodyBytes: int64(len(body)),
 	}
 	verdict := decide.Decide(x.contract, x.token, ask, now)
 	if verdict.Denial != nil && !weaken.Off("decision") {

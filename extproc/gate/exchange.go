@@ -56,7 +56,8 @@ type exchange struct {
 	sum    hash.Hash    // over the answer's raw bytes
 	meter  dialect.Meter
 	answer record.Completion
-	// unread is how a tunnel is inspected that passes unread (contract.InspectSNI, InspectNone); "" for anything else.
+	// unread is how a tunnel is inspected that passes unread (contract.InspectSNI, InspectNone), or webSocket; "" for
+	// anything else.
 	unread string
 	// withdrawn: the token was, so that what was under way is cut.
 	withdrawn bool

@@ -1,0 +1,58 @@
+package gate
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"sallyport/signer/code"
+)
+
+// webSocket is the one protocol that a request may change to (RFC 6455), in the one spelling that Envoy's configuration
+// knows too: its limit on bodies is lifted for this value only.
+const webSocket = "websocket"
+
+const statusSwitching = "101"
+
+// socket holds for a request that asks for a WebSocket. What else named an upgrade was refused by upgradable.
+func (x *exchange) socket() bool { return x.req.upgrade != "" }
+
+// upgradable refuses an upgrade that no contract could allow. A WebSocket begins as a GET without a body, and is decided and
+// recorded as one; whether the contract lets it go on as a WebSocket is decide's to say.
+func (x *exchange) upgradable() *code.Denial {
+	r := x.req
+	switch {
+	case r.upgrade == "":
+		return nil
+	case !x.dest.egress():
+		return code.Deny(code.UpgradeNotSupported, "%.32s", r.upgrade)
+	case r.upgrade != webSocket:
+		return code.Deny(code.UpgradeNotSupported, "%.32q; the one upgrade that is carried is %q, in small letters", r.upgrade, webSocket)
+	case r.method != http.MethodGet, !r.hopsTo("upgrade"), r.sized:
+		return code.Deny(code.InvalidRequest, "a WebSocket begins as a GET with Connection: Upgrade and no body")
+	}
+	return nil
+}
+
+// hopsTo says whether the Connection header names an option.
+func (r *request) hopsTo(option string) bool {
+	return slices.ContainsFunc(strings.Split(r.connection, ","), func(o string) bool {
+		return strings.EqualFold(strings.TrimSpace(o), option)
+	})
+}
+
+// routeScheme names the routes of the request. Those of WebSockets are others than those of calls.
+func (x *exchange) routeScheme() string {
+	if x.socket() {
+		return map[string]string{"https": "wss", "http": "ws"}[x.dest.scheme]
+	}
+	return x.dest.scheme
+}
+
+// switched is told that the host took the upgrade. From here on the exchange is as a tunnel's that passes unread: Envoy shows
+// what comes back, so that it can be measured, and of what the client sends nothing. What Envoy 1.40.0 would show of that
+// with a mode of BUFFERED never comes, since the body has no end.
+func (x *exchange) switched() {
+	x.unread = webSocket
+	x.gate.watch.add(x)
+}

@@ -1,0 +1,318 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"sallyport/signer/record"
+	"sallyport/tests/harness"
+)
+
+// live is a system before a site that speaks WebSocket below /live, which its contract allows, and below /public, where the
+// contract allows calls only.
+type live struct {
+	*outside
+	open atomic.Int32 // WebSockets of the site
+	sunk atomic.Int64 // bytes that came to /live/sink
+}
+
+func startLive(t *testing.T) *live {
+	t.Helper()
+	l := &live{outside: startOutside(t)}
+	l.site.Handle = l.serve
+	doc := forwardContract(l.site.Port())
+	rules := doc["egress"].(map[string]any)
+	rules["rules"] = append(rules["rules"].([]any), map[string]any{
+		"host": dataHost, "path_prefixes": []string{"/live"}, "cidrs": []string{"127.0.0.0/8"}, "websocket": true,
+	})
+	rules["rules"].([]any)[3].(map[string]any)["ports"] = rules["rules"].([]any)[0].(map[string]any)["ports"]
+	l.contract = l.Publish(doc)
+	return l
+}
+
+func (l *live) serve(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/live/refused":
+		http.Error(w, "not today", http.StatusForbidden)
+		return
+	case "/live/ignored":
+		fmt.Fprint(w, "an answer as to any GET")
+		return
+	}
+	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+	if err != nil {
+		return
+	}
+	c.SetReadLimit(1 << 20)
+	l.open.Add(1)
+	defer l.open.Add(-1)
+	defer func() { _ = c.CloseNow() }()
+	for {
+		kind, message, err := c.Read(context.Background())
+		if err != nil {
+			return
+		}
+		if r.URL.Path == "/live/sink" {
+			l.sunk.Add(int64(len(message)))
+			continue
+		}
+		if err := c.Write(context.Background(), kind, message); err != nil {
+			return
+		}
+	}
+}
+
+// dial opens a WebSocket as a program does that has a proxy.
+func (l *live) dial(t *testing.T, token, host, path string) (*websocket.Conn, *http.Response, error) {
+	t.Helper()
+	client := l.Proxied(t, token, l.contract, func(tr *http.Transport) {
+		tr.ForceAttemptHTTP2, tr.TLSNextProto = false, map[string]func(string, *tls.Conn) http.RoundTripper{}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	c, resp, err := websocket.Dial(ctx, strings.Replace(l.url(host, path), "https:", "wss:", 1), &websocket.DialOptions{HTTPClient: client}) //nolint:bodyclose // the library has taken it
+	if err == nil {
+		t.Cleanup(func() { _ = c.CloseNow() })
+		c.SetReadLimit(1 << 20)
+	}
+	return c, resp, err
+}
+
+// echo sends a message and wants it back.
+func echo(t *testing.T, c *websocket.Conn, text string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := c.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	if _, got, err := c.Read(ctx); err != nil || string(got) != text {
+		t.Fatalf("came back: %.80q, %v", got, err)
+	}
+}
+
+// only makes sure that the evidence has one call of the job, and returns how it ended.
+func (l *live) only(t *testing.T, job, path string) (outcome record.Outcome, reason string, status int, bytes int64) {
+	t.Helper()
+	var ids []string
+	harness.Eventually(t, "the call is settled", func() bool {
+		ids = nil
+		ev := l.Evidence()
+		for id, i := range ev.Intents {
+			if _, done := ev.Receipts[id]; i.MissionID == job && done {
+				ids = append(ids, id)
+			}
+		}
+		return len(ids) > 0 && len(ev.Open()) == 0
+	})
+	ev := l.Evidence()
+	i, r := ev.Intents[ids[0]], ev.Receipts[ids[0]]
+	if err := r.Verify(l.GatewaySignerDID); err != nil || len(ids) != 1 {
+		t.Errorf("%d calls, receipt %v", len(ids), err)
+	}
+	if i.Method != http.MethodGet || i.Path != path || i.RequestHash != record.EmptyHash {
+		t.Errorf("intent %+v", i)
+	}
+	d := r.Payload().Metadata.Sallyport
+	return d.Outcome, d.Reason, d.Status, d.ResponseBytes
+}
+
+// TestWebSocket: a WebSocket opens where the contract says so, is decided as a GET, and leaves one record, which says that its
+// frames were not read.
+func TestWebSocket(t *testing.T) {
+	t.Parallel()
+	l := startLive(t)
+	t.Run("echo", func(t *testing.T) {
+		c, resp, err := l.dial(t, l.issue(harness.Claims{"mission_id": "echo"}), dataHost, "/live/echo?x=1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Header.Get("X-Sallyport-Receipt") == "" {
+			t.Error("no receipt is named")
+		}
+		echo(t, c, "hello")
+		echo(t, c, strings.Repeat("x", 512<<10))
+		if n := len(l.Evidence().Open()); n != 1 {
+			t.Errorf("%d calls are open while the WebSocket is", n)
+		}
+		if err := c.Close(websocket.StatusNormalClosure, "done"); err != nil {
+			t.Error(err)
+		}
+		if outcome, reason, status, bytes := l.only(t, "echo", "/live/echo"); outcome != record.Completed || !strings.Contains(reason, "frames were not read") || status != http.StatusSwitchingProtocols || bytes < 512<<10 {
+			t.Errorf("%s %q %d, %d bytes", outcome, reason, status, bytes)
+		}
+	})
+	t.Run("more than a body may hold", func(t *testing.T) {
+		c, _, err := l.dial(t, l.issue(harness.Claims{"mission_id": "large"}), dataHost, "/live/sink")
+		if err != nil {
+			t.Fatal(err)
+		}
+		chunk := make([]byte, 1<<20)
+		const chunks = 40
+		for range chunks {
+			if err := c.Write(t.Context(), websocket.MessageBinary, chunk); err != nil {
+				t.Fatal(err)
+			}
+		}
+		harness.Eventually(t, "all of it is there", func() bool { return l.sunk.Load() == chunks<<20 })
+		_ = c.CloseNow()
+		if outcome, _, _, _ := l.only(t, "large", "/live/sink"); outcome != record.Completed {
+			t.Errorf("%s", outcome)
+		}
+	})
+	t.Run("the host refuses", func(t *testing.T) {
+		_, resp, err := l.dial(t, l.issue(harness.Claims{"mission_id": "refused"}), dataHost, "/live/refused")
+		if err == nil || resp == nil || resp.StatusCode != http.StatusForbidden {
+			t.Fatalf("%v %v", resp, err)
+		}
+		if outcome, reason, status, bytes := l.only(t, "refused", "/live/refused"); outcome != record.Completed || reason != "" || status != http.StatusForbidden || bytes != int64(len("not today\n")) {
+			t.Errorf("%s %q %d, %d bytes", outcome, reason, status, bytes)
+		}
+	})
+	for name, c := range map[string]struct {
+		host, path string
+		status     int // 0: the connection is refused
+		code       string
+	}{
+		"a path where calls alone are allowed": {dataHost, "/public/a", http.StatusUpgradeRequired, "UPGRADE_NOT_SUPPORTED"},
+		"a forbidden path":                     {dataHost, "/secret", http.StatusUnavailableForLegalReasons, "POLICY_EGRESS_NOT_ALLOWED"},
+		"a path that begins alike":             {dataHost, "/lively", http.StatusUnavailableForLegalReasons, "POLICY_EGRESS_NOT_ALLOWED"},
+		"a forbidden host":                     {otherHost, "/live/echo", 0, ""},
+		"a model":                              {modelHost, "/v1/responses", http.StatusUpgradeRequired, "UPGRADE_NOT_SUPPORTED"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := l.site.Count()
+			_, resp, err := l.dial(t, l.issue(nil), c.host, c.path)
+			if err == nil {
+				t.Fatal("it opened")
+			}
+			if c.status != 0 {
+				body, _ := io.ReadAll(resp.Body)
+				if resp.StatusCode != c.status || !strings.Contains(string(body), c.code) {
+					t.Errorf("%d %s", resp.StatusCode, body)
+				}
+			}
+			if n := l.site.Count() - before; n != 0 {
+				t.Errorf("%d requests reached the site", n)
+			}
+		})
+	}
+}
+
+// TestWebSocketEnds: a WebSocket in which nothing moves ends with its token, and with the processor that watches it.
+func TestWebSocketEnds(t *testing.T) {
+	t.Parallel()
+	l := startLive(t)
+	for name, end := range map[string]func(token string){
+		"the token is withdrawn": func(token string) {
+			if a := l.Control("POST", "/v1/tokens/revoke", map[string]any{"token": token, "reason": "test"}); a.Status != http.StatusOK {
+				t.Errorf("revoke: %d %s", a.Status, a.Body)
+			}
+		},
+		"the processor dies": func(string) { l.Signal("extproc", syscall.SIGKILL) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			job := strings.ReplaceAll(name, " ", "-")
+			token := l.issue(harness.Claims{"mission_id": job})
+			var c *websocket.Conn
+			harness.Eventually(t, "a WebSocket opens", func() bool {
+				var err error
+				c, _, err = l.dial(t, token, dataHost, "/live/echo")
+				return err == nil
+			})
+			echo(t, c, "hello")
+			end(token)
+			if _, _, err := c.Read(t.Context()); err == nil {
+				t.Fatal("a message came")
+			}
+			harness.Eventually(t, "the host's side is cut too", func() bool { return l.open.Load() == 0 })
+			if outcome, reason, _, _ := l.only(t, job, "/live/echo"); outcome != record.Cut {
+				t.Errorf("%s %q", outcome, reason)
+			}
+		})
+	}
+}
+
+// TestWebSocketSmuggling: a host that does not take the upgrade goes on reading requests. What a client sends behind its own is
+// not to be taken for one.
+func TestWebSocketSmuggling(t *testing.T) {
+	t.Parallel()
+	l := startLive(t)
+	token := l.issue(nil)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(l.Authority(l.contract))
+	at := dataHost + ":" + l.site.Port()
+	hidden := "GET /secret HTTP/1.1\r\nHost: " + at + "\r\n\r\n"
+	upgrade := func(path, more string) string {
+		return "GET " + path + " HTTP/1.1\r\nHost: " + at + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" + more + "\r\n"
+	}
+	for name, c := range map[string]struct {
+		first  string
+		later  string // once an answer is there
+		status int
+	}{
+		"at once":            {first: upgrade("/live/ignored", "") + hidden, status: 200},
+		"after the answer":   {first: upgrade("/live/ignored", ""), later: hidden, status: 200},
+		"after a refusal":    {first: upgrade("/live/refused", ""), later: hidden, status: 403},
+		"as a body":          {first: upgrade("/live/ignored", fmt.Sprintf("Content-Length: %d\r\n", len(hidden))) + hidden, status: 400},
+		"as a chunked body":  {first: upgrade("/live/ignored", "Transfer-Encoding: chunked\r\n") + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(hidden), hidden), status: 400},
+		"without the option": {first: strings.Replace(upgrade("/live/ignored", ""), "Connection: Upgrade", "Connection: close", 1) + hidden, status: 0},
+		"another protocol":   {first: strings.Replace(upgrade("/live/ignored", ""), "Upgrade: websocket", "Upgrade: tcp", 1) + hidden, status: 0},
+		"two protocols":      {first: strings.Replace(upgrade("/live/ignored", ""), "Upgrade: websocket", "Upgrade: websocket, tcp", 1) + hidden, status: 0},
+		"another spelling":   {first: strings.Replace(upgrade("/live/ignored", ""), "Upgrade: websocket", "Upgrade: WebSocket", 1) + hidden, status: 426},
+		"two headers":        {first: upgrade("/live/ignored", "Upgrade: websocket\r\n") + hidden, status: 0},
+		"by another method":  {first: strings.Replace(upgrade("/live/ignored", ""), "GET", "POST", 1) + hidden, status: 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(l.ForwardURL, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+			fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\nProxy-Authorization: Bearer %s\r\n\r\n", at, at, token)
+			in := bufio.NewReader(conn)
+			if resp, err := http.ReadResponse(in, &http.Request{Method: http.MethodConnect}); err != nil || resp.StatusCode != http.StatusOK {
+				t.Fatalf("CONNECT: %v %v", resp, err)
+			}
+			secure := tls.Client(conn, &tls.Config{RootCAs: roots, ServerName: dataHost, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12})
+			if _, err := io.WriteString(secure, c.first); err != nil {
+				t.Fatal(err)
+			}
+			out := bufio.NewReader(secure)
+			resp, err := http.ReadResponse(out, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+			t.Logf("%d", resp.StatusCode)
+			if c.status != 0 && resp.StatusCode != c.status || resp.StatusCode == http.StatusSwitchingProtocols {
+				t.Errorf("%d, want %d", resp.StatusCode, c.status)
+			}
+			if c.later != "" {
+				_, _ = io.WriteString(secure, c.later) // it may be closed by now
+			}
+			rest, err := io.ReadAll(out)
+			t.Logf("then: %.200q %v", rest, err)
+			for _, r := range l.site.Requests() {
+				if r.Path == "/secret" {
+					t.Fatal("the hidden request was answered by the site")
+				}
+			}
+		})
+	}
+}
