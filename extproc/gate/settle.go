@@ -30,7 +30,7 @@ func (x *exchange) responseHeaders(m *message.Request) (*message.Response, error
 		return nil, errLater
 	}
 	if x.socket() && m.Header(":status") == statusSwitching {
-		x.switched()
+		return x.switched(), nil
 	}
 	if !x.dest.egress() {
 		x.meter = x.dest.dialect.NewMeter(m.Header("content-type"))

@@ -89,7 +89,7 @@ func (x *exchange) passing() *message.Response {
 // back its host was not reached, or had nothing to say.
 func (x *exchange) passed() *record.Completion {
 	if x.unread == webSocket {
-		return x.completion(record.Completed, "a WebSocket, whose frames were not read; hash and size are those of the bytes that came back")
+		return x.completion(record.Completed, "a WebSocket, whose frames were neither read nor counted; hash and size are of none of them")
 	}
 	if x.answer.ResponseBytes == 0 {
 		return x.completion(record.Cut, "nothing came back through the tunnel: its host was not reached, or the client did not name it in its TLS hello")

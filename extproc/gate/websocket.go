@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"sallyport/extproc/message"
 	"sallyport/signer/code"
 )
 
@@ -49,10 +50,17 @@ func (x *exchange) routeScheme() string {
 	return x.dest.scheme
 }
 
-// switched is told that the host took the upgrade. From here on the exchange is as a tunnel's that passes unread: Envoy shows
-// what comes back, so that it can be measured, and of what the client sends nothing. What Envoy 1.40.0 would show of that
-// with a mode of BUFFERED never comes, since the body has no end.
-func (x *exchange) switched() {
+// switched is told that the host took the upgrade. From here on the exchange is as a tunnel's that passes unread: watched,
+// and recorded when its stream ends.
+//
+// Nothing of the frames is shown, though they would be measured if they were. A host that speaks HTTP/1.1 ends a WebSocket by
+// closing its connection, which Envoy takes for a reset, not for the end of the answer: what a processor in mode STREAMED
+// then has in its hands is dropped, and that is the closing frame, or the last message (1.40.0, measured). With BUFFERED,
+// which is for whole bodies, no frame would ever pass.
+func (x *exchange) switched() *message.Response {
 	x.unread = webSocket
 	x.gate.watch.add(x)
+	r := withHeader(receiptHeader, x.id)
+	r.Unshown = true
+	return r
 }

@@ -27,11 +27,13 @@ type live struct {
 	*outside
 	open atomic.Int32 // WebSockets of the site
 	sunk atomic.Int64 // bytes that came to /live/sink
+	// early is what came to /live/late behind a request that was not answered yet.
+	early chan string
 }
 
 func startLive(t *testing.T) *live {
 	t.Helper()
-	l := &live{outside: startOutside(t)}
+	l := &live{outside: startOutside(t), early: make(chan string, 1)}
 	l.site.Handle = l.serve
 	doc := forwardContract(l.site.Port())
 	rules := doc["egress"].(map[string]any)
@@ -47,6 +49,9 @@ func (l *live) serve(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/live/refused":
 		http.Error(w, "not today", http.StatusForbidden)
+		return
+	case "/live/late":
+		l.early <- early(w)
 		return
 	case "/live/ignored":
 		fmt.Fprint(w, "an answer as to any GET")
@@ -75,20 +80,41 @@ func (l *live) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// early takes the connection from the server, and returns what else comes by it before there is an answer, which is then that
+// of a host that knows no upgrade.
+func early(w http.ResponseWriter) string {
+	conn, in, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		return err.Error()
+	}
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+	got, _ := io.ReadAll(in)
+	fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+	return string(got)
+}
+
 // dial opens a WebSocket as a program does that has a proxy.
-func (l *live) dial(t *testing.T, token, host, path string) (*websocket.Conn, *http.Response, error) {
+func (l *live) dial(t *testing.T, token, host, path string) (*websocket.Conn, harness.Answer) {
 	t.Helper()
 	client := l.Proxied(t, token, l.contract, func(tr *http.Transport) {
 		tr.ForceAttemptHTTP2, tr.TLSNextProto = false, map[string]func(string, *tls.Conn) http.RoundTripper{}
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	c, resp, err := websocket.Dial(ctx, strings.Replace(l.url(host, path), "https:", "wss:", 1), &websocket.DialOptions{HTTPClient: client}) //nolint:bodyclose // the library has taken it
+	c, resp, err := websocket.Dial(ctx, strings.Replace(l.url(host, path), "https:", "wss:", 1), &websocket.DialOptions{HTTPClient: client})
+	a := harness.Answer{Err: err}
+	if resp != nil {
+		a.Status, a.Header = resp.StatusCode, resp.Header
+	}
 	if err == nil {
 		t.Cleanup(func() { _ = c.CloseNow() })
 		c.SetReadLimit(1 << 20)
+	} else if resp != nil {
+		a.Body, _ = io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
 	}
-	return c, resp, err
+	return c, a
 }
 
 // echo sends a message and wants it back.
@@ -136,11 +162,11 @@ func TestWebSocket(t *testing.T) {
 	t.Parallel()
 	l := startLive(t)
 	t.Run("echo", func(t *testing.T) {
-		c, resp, err := l.dial(t, l.issue(harness.Claims{"mission_id": "echo"}), dataHost, "/live/echo?x=1")
-		if err != nil {
-			t.Fatal(err)
+		c, a := l.dial(t, l.issue(harness.Claims{"mission_id": "echo"}), dataHost, "/live/echo?x=1")
+		if a.Err != nil {
+			t.Fatal(a.Err)
 		}
-		if resp.Header.Get("X-Sallyport-Receipt") == "" {
+		if a.Receipt() == "" {
 			t.Error("no receipt is named")
 		}
 		echo(t, c, "hello")
@@ -151,14 +177,14 @@ func TestWebSocket(t *testing.T) {
 		if err := c.Close(websocket.StatusNormalClosure, "done"); err != nil {
 			t.Error(err)
 		}
-		if outcome, reason, status, bytes := l.only(t, "echo", "/live/echo"); outcome != record.Completed || !strings.Contains(reason, "frames were not read") || status != http.StatusSwitchingProtocols || bytes < 512<<10 {
+		if outcome, reason, status, bytes := l.only(t, "echo", "/live/echo"); outcome != record.Completed || !strings.Contains(reason, "neither read nor counted") || status != http.StatusSwitchingProtocols || bytes != 0 {
 			t.Errorf("%s %q %d, %d bytes", outcome, reason, status, bytes)
 		}
 	})
 	t.Run("more than a body may hold", func(t *testing.T) {
-		c, _, err := l.dial(t, l.issue(harness.Claims{"mission_id": "large"}), dataHost, "/live/sink")
-		if err != nil {
-			t.Fatal(err)
+		c, a := l.dial(t, l.issue(harness.Claims{"mission_id": "large"}), dataHost, "/live/sink")
+		if a.Err != nil {
+			t.Fatal(a.Err)
 		}
 		chunk := make([]byte, 1<<20)
 		const chunks = 40
@@ -174,9 +200,8 @@ func TestWebSocket(t *testing.T) {
 		}
 	})
 	t.Run("the host refuses", func(t *testing.T) {
-		_, resp, err := l.dial(t, l.issue(harness.Claims{"mission_id": "refused"}), dataHost, "/live/refused")
-		if err == nil || resp == nil || resp.StatusCode != http.StatusForbidden {
-			t.Fatalf("%v %v", resp, err)
+		if _, a := l.dial(t, l.issue(harness.Claims{"mission_id": "refused"}), dataHost, "/live/refused"); a.Err == nil || a.Status != http.StatusForbidden {
+			t.Fatalf("%d %v", a.Status, a.Err)
 		}
 		if outcome, reason, status, bytes := l.only(t, "refused", "/live/refused"); outcome != record.Completed || reason != "" || status != http.StatusForbidden || bytes != int64(len("not today\n")) {
 			t.Errorf("%s %q %d, %d bytes", outcome, reason, status, bytes)
@@ -195,15 +220,12 @@ func TestWebSocket(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := l.site.Count()
-			_, resp, err := l.dial(t, l.issue(nil), c.host, c.path)
-			if err == nil {
+			_, a := l.dial(t, l.issue(nil), c.host, c.path)
+			if a.Err == nil {
 				t.Fatal("it opened")
 			}
-			if c.status != 0 {
-				body, _ := io.ReadAll(resp.Body)
-				if resp.StatusCode != c.status || !strings.Contains(string(body), c.code) {
-					t.Errorf("%d %s", resp.StatusCode, body)
-				}
+			if c.status != 0 && (a.Status != c.status || !strings.Contains(string(a.Body), c.code)) {
+				t.Errorf("%d %s", a.Status, a.Body)
 			}
 			if n := l.site.Count() - before; n != 0 {
 				t.Errorf("%d requests reached the site", n)
@@ -229,9 +251,9 @@ func TestWebSocketEnds(t *testing.T) {
 			token := l.issue(harness.Claims{"mission_id": job})
 			var c *websocket.Conn
 			harness.Eventually(t, "a WebSocket opens", func() bool {
-				var err error
-				c, _, err = l.dial(t, token, dataHost, "/live/echo")
-				return err == nil
+				var a harness.Answer
+				c, a = l.dial(t, token, dataHost, "/live/echo")
+				return a.Err == nil
 			})
 			echo(t, c, "hello")
 			end(token)
@@ -264,11 +286,12 @@ func TestWebSocketSmuggling(t *testing.T) {
 		later  string // once an answer is there
 		status int
 	}{
-		"at once":            {first: upgrade("/live/ignored", "") + hidden, status: 200},
-		"after the answer":   {first: upgrade("/live/ignored", ""), later: hidden, status: 200},
+		"at once":            {first: upgrade("/live/ignored", "") + hidden, status: 503},
+		"before the answer":  {first: upgrade("/live/late", "") + hidden, status: 503},
+		"after the answer":   {first: upgrade("/live/ignored", ""), later: hidden, status: 503},
 		"after a refusal":    {first: upgrade("/live/refused", ""), later: hidden, status: 403},
 		"as a body":          {first: upgrade("/live/ignored", fmt.Sprintf("Content-Length: %d\r\n", len(hidden))) + hidden, status: 400},
-		"as a chunked body":  {first: upgrade("/live/ignored", "Transfer-Encoding: chunked\r\n") + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(hidden), hidden), status: 400},
+		"as a chunked body":  {first: upgrade("/live/ignored", "Transfer-Encoding: chunked\r\n") + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(hidden), hidden), status: 0},
 		"without the option": {first: strings.Replace(upgrade("/live/ignored", ""), "Connection: Upgrade", "Connection: close", 1) + hidden, status: 0},
 		"another protocol":   {first: strings.Replace(upgrade("/live/ignored", ""), "Upgrade: websocket", "Upgrade: tcp", 1) + hidden, status: 0},
 		"two protocols":      {first: strings.Replace(upgrade("/live/ignored", ""), "Upgrade: websocket", "Upgrade: websocket, tcp", 1) + hidden, status: 0},
@@ -308,10 +331,50 @@ func TestWebSocketSmuggling(t *testing.T) {
 			}
 			rest, err := io.ReadAll(out)
 			t.Logf("then: %.200q %v", rest, err)
+			if name == "before the answer" {
+				if got := <-l.early; got != "" {
+					t.Errorf("before it had answered the site got %q", got)
+				}
+			}
 			for _, r := range l.site.Requests() {
 				if r.Path == "/secret" {
 					t.Fatal("the hidden request was answered by the site")
 				}
+			}
+		})
+	}
+}
+
+// TestWebSocketPrograms: libraries that know nothing of the gate open WebSockets under `sallyport run`. Node's own takes no
+// proxy, so that only the network of the program leads it to the gate.
+func TestWebSocketPrograms(t *testing.T) {
+	t.Parallel()
+	py := harness.PythonPackages(t, "programs/requirements.txt")
+	l := startLive(t)
+	const inNode = `const w = new WebSocket(process.argv[1]); w.onopen = () => w.send("hello");
+w.onmessage = m => { console.log("got " + m.data); w.close(1000) }; w.onclose = e => { console.log("closed " + e.code); process.exit(e.code === 1000 ? 0 : 1) };`
+	const inPython = `import sys, websockets.sync.client as c
+with c.connect(sys.argv[1]) as w:
+    w.send("hello"); print("got", w.recv()); w.close(1000)
+print("closed", w.close_code)`
+	for name, command := range map[string][]string{
+		"Node":              {py.Bin("node"), "-e", inNode},
+		"Python-websockets": {py.Bin("python3"), "-c", inPython},
+	} {
+		t.Run(name, func(t *testing.T) {
+			to := func(path string) []string {
+				return append(command[:len(command):len(command)], strings.Replace(l.url(dataHost, path), "https:", "wss:", 1))
+			}
+			out, err := l.runProgram(t, py, to("/live/echo"), isolated, name, t.TempDir())
+			if err != nil || !strings.Contains(out, "got hello") || !strings.Contains(out, "closed 1000") {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if outcome, reason, status, _ := l.only(t, name, "/live/echo"); outcome != record.Completed || status != http.StatusSwitchingProtocols {
+				t.Errorf("%s %q %d", outcome, reason, status)
+			}
+			before := l.site.Count()
+			if out, err := l.runProgram(t, py, to("/secret"), isolated, name+"-forbidden", t.TempDir()); err == nil || l.site.Count() != before {
+				t.Errorf("what is forbidden opened, %d requests reached the site\n%s", l.site.Count()-before, out)
 			}
 		})
 	}
