@@ -308,9 +308,11 @@ func TestWebSocketSmuggling(t *testing.T) {
 			_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
 			fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\nProxy-Authorization: Bearer %s\r\n\r\n", at, at, token)
 			in := bufio.NewReader(conn)
-			if resp, err := http.ReadResponse(in, &http.Request{Method: http.MethodConnect}); err != nil || resp.StatusCode != http.StatusOK {
-				t.Fatalf("CONNECT: %v %v", resp, err)
+			connected, err := http.ReadResponse(in, &http.Request{Method: http.MethodConnect})
+			if err != nil || connected.StatusCode != http.StatusOK {
+				t.Fatalf("CONNECT: %v %v", connected, err)
 			}
+			_ = connected.Body.Close()
 			secure := tls.Client(conn, &tls.Config{RootCAs: roots, ServerName: dataHost, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12})
 			if _, err := io.WriteString(secure, c.first); err != nil {
 				t.Fatal(err)
