@@ -61,6 +61,8 @@ type exchange struct {
 	unread string
 	// withdrawn: the token was, so that what was under way is cut.
 	withdrawn bool
+	// expired: the token did while the tunnel was open.
+	expired bool
 	// localReply: the answer is Envoy's own and already recorded; its body passes unmeasured.
 	localReply bool
 	refusal    record.Refusal // filled as far as the call was understood
@@ -95,6 +97,8 @@ func (x *exchange) interrupted() *record.Completion {
 	switch {
 	case x.withdrawn:
 		return x.completion(record.Cut, "the token was withdrawn while the answer came")
+	case x.expired:
+		return x.completion(record.Cut, errExpired.Error())
 	case x.unread != "":
 		return x.passed()
 	}
