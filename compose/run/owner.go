@@ -44,6 +44,9 @@ type owner struct {
 	plain   *httputil.ReverseProxy // absolute-form, on to the gate as a proxy
 	reverse *httputil.ReverseProxy // base URLs, on to the gate as a server
 
+	showing sync.Mutex
+	shown   Token // the last that the gate was shown after a renewal
+
 	mu      sync.Mutex
 	closers map[io.Closer]struct{}
 	closed  bool

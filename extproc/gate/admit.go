@@ -55,6 +55,8 @@ func (x *exchange) requestHeaders(m *message.Request) (*message.Response, error)
 	switch {
 	case d != nil:
 		return x.refuse(d), nil
+	case x.shows():
+		return x.shown(), nil
 	case x.contract == nil:
 		return nil, errLater
 	case x.isConnect():
@@ -114,6 +116,9 @@ func (x *exchange) identify() *code.Denial {
 		if d := x.authenticate(); d != nil {
 			return d
 		}
+	}
+	if x.shows() {
+		return nil
 	}
 	if routeDenial != nil {
 		return routeDenial

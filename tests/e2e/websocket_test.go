@@ -130,8 +130,8 @@ func echo(t *testing.T, c *websocket.Conn, text string) {
 	}
 }
 
-// only makes sure that the evidence has one call of the job, and returns how it ended.
-func (l *live) only(t *testing.T, job, path string) (outcome record.Outcome, reason string, status int, bytes int64) {
+// only makes sure that the evidence has one call of the job, and returns how it ended; open is how many others are not over.
+func (l *live) only(t *testing.T, job, path string, open int) (outcome record.Outcome, reason string, status int, bytes int64) {
 	t.Helper()
 	var ids []string
 	harness.Eventually(t, "the call is settled", func() bool {
@@ -142,7 +142,7 @@ func (l *live) only(t *testing.T, job, path string) (outcome record.Outcome, rea
 				ids = append(ids, id)
 			}
 		}
-		return len(ids) > 0 && len(ev.Open()) == 0
+		return len(ids) > 0 && len(ev.Open()) == open
 	})
 	ev := l.Evidence()
 	i, r := ev.Intents[ids[0]], ev.Receipts[ids[0]]
@@ -177,7 +177,7 @@ func TestWebSocket(t *testing.T) {
 		if err := c.Close(websocket.StatusNormalClosure, "done"); err != nil {
 			t.Error(err)
 		}
-		if outcome, reason, status, bytes := l.only(t, "echo", "/live/echo"); outcome != record.Completed || !strings.Contains(reason, "neither read nor counted") || status != http.StatusSwitchingProtocols || bytes != 0 {
+		if outcome, reason, status, bytes := l.only(t, "echo", "/live/echo", 0); outcome != record.Completed || !strings.Contains(reason, "neither read nor counted") || status != http.StatusSwitchingProtocols || bytes != 0 {
 			t.Errorf("%s %q %d, %d bytes", outcome, reason, status, bytes)
 		}
 	})
@@ -195,7 +195,7 @@ func TestWebSocket(t *testing.T) {
 		}
 		harness.Eventually(t, "all of it is there", func() bool { return l.sunk.Load() == chunks<<20 })
 		_ = c.CloseNow()
-		if outcome, _, _, _ := l.only(t, "large", "/live/sink"); outcome != record.Completed {
+		if outcome, _, _, _ := l.only(t, "large", "/live/sink", 0); outcome != record.Completed {
 			t.Errorf("%s", outcome)
 		}
 	})
@@ -203,7 +203,7 @@ func TestWebSocket(t *testing.T) {
 		if _, a := l.dial(t, l.issue(harness.Claims{"mission_id": "refused"}), dataHost, "/live/refused"); a.Err == nil || a.Status != http.StatusForbidden {
 			t.Fatalf("%d %v", a.Status, a.Err)
 		}
-		if outcome, reason, status, bytes := l.only(t, "refused", "/live/refused"); outcome != record.Completed || reason != "" || status != http.StatusForbidden || bytes != int64(len("not today\n")) {
+		if outcome, reason, status, bytes := l.only(t, "refused", "/live/refused", 0); outcome != record.Completed || reason != "" || status != http.StatusForbidden || bytes != int64(len("not today\n")) {
 			t.Errorf("%s %q %d, %d bytes", outcome, reason, status, bytes)
 		}
 	})
@@ -261,7 +261,7 @@ func TestWebSocketEnds(t *testing.T) {
 				t.Fatal("a message came")
 			}
 			harness.Eventually(t, "the host's side is cut too", func() bool { return l.open.Load() == 0 })
-			if outcome, reason, _, _ := l.only(t, job, "/live/echo"); outcome != record.Cut {
+			if outcome, reason, _, _ := l.only(t, job, "/live/echo", 0); outcome != record.Cut {
 				t.Errorf("%s %q", outcome, reason)
 			}
 		})
@@ -371,7 +371,7 @@ print("closed", w.close_code)`
 			if err != nil || !strings.Contains(out, "got hello") || !strings.Contains(out, "closed 1000") {
 				t.Fatalf("%v\n%s", err, out)
 			}
-			if outcome, reason, status, _ := l.only(t, name, "/live/echo"); outcome != record.Completed || status != http.StatusSwitchingProtocols {
+			if outcome, reason, status, _ := l.only(t, name, "/live/echo", 0); outcome != record.Completed || status != http.StatusSwitchingProtocols {
 				t.Errorf("%s %q %d", outcome, reason, status)
 			}
 			before := l.site.Count()
@@ -379,5 +379,39 @@ print("closed", w.close_code)`
 				t.Errorf("what is forbidden opened, %d requests reached the site\n%s", l.site.Count()-before, out)
 			}
 		})
+	}
+}
+
+// TestWebSocketExpires: a WebSocket ends with its token, leeway included, though nothing asks for it. One whose job has shown a
+// newer token goes on.
+func TestWebSocketExpires(t *testing.T) {
+	t.Parallel()
+	l := startLive(t)
+	open := func(job string) *websocket.Conn {
+		c, a := l.dial(t, l.issue(harness.Claims{"mission_id": job, "ttl_sec": 1}), dataHost, "/live/echo")
+		if a.Err != nil {
+			t.Fatal(a.Err)
+		}
+		echo(t, c, "hello")
+		return c
+	}
+	renewed := open("renewed")
+	newer := l.issue(harness.Claims{"mission_id": "renewed"})
+	if a := l.Do(harness.Call{Method: http.MethodGet, Path: "/.sallyport/token", Token: newer}); a.Status != http.StatusNoContent {
+		t.Fatalf("the newer token is shown: %d %s %v", a.Status, a.Body, a.Err)
+	}
+	brief := open("brief")
+	if _, _, err := brief.Read(t.Context()); err == nil {
+		t.Fatal("a message came")
+	}
+	if outcome, reason, _, _ := l.only(t, "brief", "/live/echo", 1); outcome != record.Cut || !strings.Contains(reason, "expired") {
+		t.Errorf("%s %q", outcome, reason)
+	}
+	echo(t, renewed, "hello again")
+	if err := renewed.Close(websocket.StatusNormalClosure, ""); err != nil {
+		t.Error(err)
+	}
+	if outcome, reason, _, _ := l.only(t, "renewed", "/live/echo", 0); outcome != record.Completed {
+		t.Errorf("%s %q", outcome, reason)
 	}
 }
