@@ -48,6 +48,9 @@ func (x *exchange) rewrite(class string, cred secret.Credential, inject secret.I
 	set(scopeHeader, x.contract.Hash)
 	if x.dest.egress() {
 		set(schemeHeader, x.routeScheme())
+		if x.socket() && !x.req.has(keyHeader) {
+			set(keyHeader, newKey())
+		}
 	} else {
 		// The answer is measured for token usage, so it must come uncompressed.
 		set("accept-encoding", "identity")

@@ -1,6 +1,8 @@
 package gate
 
 import (
+	"crypto/rand"
+	"encoding/base64"
 	"net/http"
 	"slices"
 	"strings"
@@ -12,6 +14,22 @@ import (
 // webSocket is the one protocol that a request may change to (RFC 6455), in the one spelling that Envoy's configuration
 // knows too: its limit on bodies is lifted for this value only.
 const webSocket = "websocket"
+
+// keyHeader is the client's challenge. HTTP/2 has none (RFC 8441, 5), and Envoy 1.40.0 makes none when it turns an extended
+// CONNECT into the upgrade that a host of HTTP/1.1 knows, which then refuses it.
+const keyHeader = "sec-websocket-key"
+
+// newKey is a challenge whose answer nobody looks at.
+func newKey() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // it does not fail: it ends the process first
+	return base64.StdEncoding.EncodeToString(b[:])
+}
+
+// has says whether a header came that is neither read nor stripped.
+func (r *request) has(name string) bool {
+	return slices.ContainsFunc(r.rest, func(h message.Header) bool { return h.Name == name })
+}
 
 const statusSwitching = "101"
 

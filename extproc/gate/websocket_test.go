@@ -45,6 +45,7 @@ func TestUpgrade(t *testing.T) {
 		says       string
 	}{
 		"allowed":              {host: "live.example:443", path: "/feed/a?x=1"},
+		"with a challenge":     {host: "live.example:443", path: "/feed", more: []string{keyHeader, "dGhlIHNhbXBsZSBub25jZQ=="}},
 		"the option alone":     {host: "live.example:443", path: "/feed", more: []string{"connection", "upgrade"}},
 		"a rule without it":    {host: "data.example:443", path: "/public/a", want: code.UpgradeNotSupported, says: "says websocket: true"},
 		"another path":         {host: "live.example:443", path: "/other", want: code.PolicyEgressNotAllowed},
@@ -78,6 +79,9 @@ func TestUpgrade(t *testing.T) {
 			set := map[string]string{}
 			for _, h := range r.GetRequestHeaders().GetResponse().GetHeaderMutation().GetSetHeaders() {
 				set[h.GetHeader().GetKey()] = string(h.GetHeader().GetRawValue())
+			}
+			if key := set[keyHeader]; (key != "") != !slices.Contains(tc.more, keyHeader) || key != "" && len(key) != 24 {
+				t.Errorf("the challenge is %q", key)
 			}
 			if set[schemeHeader] != "wss" || set[":path"] != tc.path || set["authorization"] != "" {
 				t.Errorf("leaves with %v", set)

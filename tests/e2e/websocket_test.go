@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"golang.org/x/net/http2"
 
 	"sallyport/signer/record"
 	"sallyport/tests/harness"
@@ -268,14 +269,78 @@ func TestWebSocketEnds(t *testing.T) {
 	}
 }
 
+// tunnel opens one to the data host, and speaks TLS in it.
+func (l *live) tunnel(t *testing.T, token, protocol string) *tls.Conn {
+	t.Helper()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(l.Authority(l.contract))
+	at := dataHost + ":" + l.site.Port()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(l.ForwardURL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\nProxy-Authorization: Bearer %s\r\n\r\n", at, at, token)
+	connected, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect})
+	if err != nil || connected.StatusCode != http.StatusOK {
+		t.Fatalf("CONNECT: %v %v", connected, err)
+	}
+	_ = connected.Body.Close()
+	return tls.Client(conn, &tls.Config{RootCAs: roots, ServerName: dataHost, NextProtos: []string{protocol}, MinVersion: tls.VersionTLS12})
+}
+
+// TestWebSocketHTTP2: a client that speaks HTTP/2 asks for a WebSocket by an extended CONNECT (RFC 8441), which is the same ask.
+func TestWebSocketHTTP2(t *testing.T) {
+	t.Parallel()
+	l := startLive(t)
+	ask := func(job, path string) (*http.Response, *io.PipeWriter) {
+		h2, err := (&http2.Transport{}).NewClientConn(l.tunnel(t, l.issue(harness.Claims{"mission_id": job}), "h2"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, in := io.Pipe()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodConnect, l.url(dataHost, path), body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(":protocol", "websocket")
+		req.Header.Set("Sec-WebSocket-Version", "13")
+		resp, err := h2.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = in.Close(), resp.Body.Close() })
+		return resp, in
+	}
+	resp, in := ask("http2", "/live/echo")
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("%d", resp.StatusCode)
+	}
+	if _, err := in.Write([]byte{0x81, 0x82, 0, 0, 0, 0, 'h', 'i'}); err != nil { // a text of two letters, its mask of zeros
+		t.Fatal(err)
+	}
+	got := make([]byte, 4)
+	if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != "\x81\x02hi" {
+		t.Fatalf("came back: %q %v", got, err)
+	}
+	_, _ = in.Close(), resp.Body.Close()
+	if outcome, reason, status, _ := l.only(t, "http2", "/live/echo", 0); outcome != record.Completed || status != http.StatusSwitchingProtocols {
+		t.Errorf("%s %q %d", outcome, reason, status)
+	}
+	for path, want := range map[string]int{"/public/a": http.StatusUpgradeRequired, "/secret": http.StatusUnavailableForLegalReasons, "/live/refused": http.StatusForbidden} {
+		if resp, _ := ask("http2-refused", path); resp.StatusCode != want {
+			t.Errorf("%s: %d, want %d", path, resp.StatusCode, want)
+		}
+	}
+}
+
 // TestWebSocketSmuggling: a host that does not take the upgrade goes on reading requests. What a client sends behind its own is
 // not to be taken for one.
 func TestWebSocketSmuggling(t *testing.T) {
 	t.Parallel()
 	l := startLive(t)
 	token := l.issue(nil)
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(l.Authority(l.contract))
 	at := dataHost + ":" + l.site.Port()
 	hidden := "GET /secret HTTP/1.1\r\nHost: " + at + "\r\n\r\n"
 	upgrade := func(path, more string) string {
@@ -300,20 +365,7 @@ func TestWebSocketSmuggling(t *testing.T) {
 		"by another method":  {first: strings.Replace(upgrade("/live/ignored", ""), "GET", "POST", 1) + hidden, status: 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			conn, err := net.Dial("tcp", strings.TrimPrefix(l.ForwardURL, "http://"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
-			fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\nProxy-Authorization: Bearer %s\r\n\r\n", at, at, token)
-			in := bufio.NewReader(conn)
-			connected, err := http.ReadResponse(in, &http.Request{Method: http.MethodConnect})
-			if err != nil || connected.StatusCode != http.StatusOK {
-				t.Fatalf("CONNECT: %v %v", connected, err)
-			}
-			_ = connected.Body.Close()
-			secure := tls.Client(conn, &tls.Config{RootCAs: roots, ServerName: dataHost, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12})
+			secure := l.tunnel(t, token, "http/1.1")
 			if _, err := io.WriteString(secure, c.first); err != nil {
 				t.Fatal(err)
 			}
