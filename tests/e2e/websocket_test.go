@@ -294,43 +294,44 @@ func (l *live) tunnel(t *testing.T, token, protocol string) *tls.Conn {
 func TestWebSocketHTTP2(t *testing.T) {
 	t.Parallel()
 	l := startLive(t)
-	ask := func(job, path string) (*http.Response, *io.PipeWriter) {
-		h2, err := (&http2.Transport{}).NewClientConn(l.tunnel(t, l.issue(harness.Claims{"mission_id": job}), "h2"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, in := io.Pipe()
+	ask := func(job, path string) (status int, out io.ReadCloser, in *io.PipeWriter) {
+		tr := &http2.Transport{DialTLSContext: func(context.Context, string, string, *tls.Config) (net.Conn, error) { //nolint:staticcheck // net/http's own takes no :protocol
+			c := l.tunnel(t, l.issue(harness.Claims{"mission_id": job}), "h2")
+			return c, c.Handshake()
+		}}
+		t.Cleanup(tr.CloseIdleConnections) //nolint:staticcheck // as above
+		body, pipe := io.Pipe()
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodConnect, l.url(dataHost, path), body)
 		if err != nil {
 			t.Fatal(err)
 		}
 		req.Header.Set(":protocol", "websocket")
 		req.Header.Set("Sec-WebSocket-Version", "13")
-		resp, err := h2.RoundTrip(req)
+		resp, err := tr.RoundTrip(req) //nolint:staticcheck // as above
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _, _ = in.Close(), resp.Body.Close() })
-		return resp, in
+		t.Cleanup(func() { _, _ = pipe.Close(), resp.Body.Close() })
+		return resp.StatusCode, resp.Body, pipe
 	}
-	resp, in := ask("http2", "/live/echo")
-	if resp.StatusCode != http.StatusOK {
-		t.Fatalf("%d", resp.StatusCode)
+	got, out, in := ask("http2", "/live/echo")
+	if got != http.StatusOK {
+		t.Fatalf("%d", got)
 	}
 	if _, err := in.Write([]byte{0x81, 0x82, 0, 0, 0, 0, 'h', 'i'}); err != nil { // a text of two letters, its mask of zeros
 		t.Fatal(err)
 	}
-	got := make([]byte, 4)
-	if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != "\x81\x02hi" {
-		t.Fatalf("came back: %q %v", got, err)
+	frame := make([]byte, 4)
+	if _, err := io.ReadFull(out, frame); err != nil || string(frame) != "\x81\x02hi" {
+		t.Fatalf("came back: %q %v", frame, err)
 	}
-	_, _ = in.Close(), resp.Body.Close()
+	_, _ = in.Close(), out.Close()
 	if outcome, reason, status, _ := l.only(t, "http2", "/live/echo", 0); outcome != record.Completed || status != http.StatusSwitchingProtocols {
 		t.Errorf("%s %q %d", outcome, reason, status)
 	}
 	for path, want := range map[string]int{"/public/a": http.StatusUpgradeRequired, "/secret": http.StatusUnavailableForLegalReasons, "/live/refused": http.StatusForbidden} {
-		if resp, _ := ask("http2-refused", path); resp.StatusCode != want {
-			t.Errorf("%s: %d, want %d", path, resp.StatusCode, want)
+		if got, _, _ := ask("http2-refused", path); got != want {
+			t.Errorf("%s: %d, want %d", path, got, want)
 		}
 	}
 }
