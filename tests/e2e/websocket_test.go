@@ -290,6 +290,59 @@ func (l *live) tunnel(t *testing.T, token, protocol string) *tls.Conn {
 	return tls.Client(conn, &tls.Config{RootCAs: roots, ServerName: dataHost, NextProtos: []string{protocol}, MinVersion: tls.VersionTLS12})
 }
 
+// TestPlainWebSocket: ws:// is for port 80, as plain HTTP is, by the proxy and under `sallyport run`.
+func TestPlainWebSocket(t *testing.T) {
+	py := harness.PythonPackages(t, "programs/requirements.txt")
+	if !ownNetwork(t) {
+		return
+	}
+	const host = "plain.example.com"
+	l := &live{outside: &outside{}}
+	site, err := net.Listen("tcp", "127.0.0.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(l.serve), ReadHeaderTimeout: time.Minute}
+	go func() { _ = srv.Serve(site) }() // always an error: the end
+	t.Cleanup(func() { _ = srv.Close() })
+	l.System = harness.Start(t, harness.Options{BuiltIn: true, Extra: "egress: {hosts: {" + host + ": [127.0.0.1]}}\n"})
+	doc := forwardContract("80")
+	doc["egress"] = map[string]any{"default": "deny", "rules": []any{
+		map[string]any{"host": host, "ports": []int{80}, "path_prefixes": []string{"/live"}, "cidrs": []string{"127.0.0.0/8"}, "websocket": true},
+		map[string]any{"host": host, "ports": []int{80}, "path_prefixes": []string{"/public"}, "cidrs": []string{"127.0.0.0/8"}},
+	}}
+	l.contract = l.Publish(doc)
+	client := l.Proxied(t, l.issue(harness.Claims{"mission_id": "plain"}), l.contract, nil)
+	c, _, err := websocket.Dial(t.Context(), "ws://"+host+"/live/echo", &websocket.DialOptions{HTTPClient: client})
+	if err != nil {
+		t.Fatal(err)
+	}
+	echo(t, c, "hello")
+	if err := c.Close(websocket.StatusNormalClosure, ""); err != nil {
+		t.Error(err)
+	}
+	if outcome, reason, status, _ := l.only(t, "plain", "/live/echo", 0); outcome != record.Completed || status != http.StatusSwitchingProtocols {
+		t.Errorf("%s %q %d", outcome, reason, status)
+	}
+	const inNode = `const w = new WebSocket(process.argv[1]); w.onopen = () => w.send("hello");
+w.onmessage = m => { console.log("got " + m.data); w.close(1000) }; w.onclose = e => process.exit(e.code === 1000 ? 0 : 1);`
+	node := func(path string) []string { // without the proxy, to which Node would send a CONNECT for port 80 too
+		return []string{"env", "-u", "NODE_USE_ENV_PROXY", py.Bin("node"), "-e", inNode, "ws://" + host + path}
+	}
+	if out, err := l.runProgram(t, py, node("/live/echo"), isolated, "plain-run", t.TempDir()); err != nil || !strings.Contains(out, "got hello") {
+		t.Errorf("under run: %v\n%s", err, out)
+	}
+	if outcome, reason, status, _ := l.only(t, "plain-run", "/live/echo", 0); outcome != record.Completed || status != http.StatusSwitchingProtocols {
+		t.Errorf("%s %q %d", outcome, reason, status)
+	}
+	if out, err := l.runProgram(t, py, node("/public/echo"), isolated, "plain-refused", t.TempDir()); err == nil {
+		t.Errorf("where calls alone are allowed: %s", out)
+	}
+	if n := l.RefusalCodes()["UPGRADE_NOT_SUPPORTED"]; n != 1 {
+		t.Errorf("%d refusals", n)
+	}
+}
+
 // TestWebSocketHTTP2: a client that speaks HTTP/2 asks for a WebSocket by an extended CONNECT (RFC 8441), which is the same ask.
 func TestWebSocketHTTP2(t *testing.T) {
 	t.Parallel()
