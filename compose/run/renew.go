@@ -66,13 +66,13 @@ func (t *tunnelConn) retire(now func() Token, show func(Token), idle time.Durati
 }
 
 // spliceTunnel carries bytes between a client and the gate until both have ended or the tunnel is retired.
-func (o *owner) spliceTunnel(client, door net.Conn, early []byte) {
+func (o *owner) spliceTunnel(client, door net.Conn) {
 	if t, ok := door.(*tunnelConn); ok {
 		stop := make(chan struct{})
 		defer close(stop)
 		go t.retire(o.c.Token, o.show, retireIdle, stop)
 	}
-	splice(client, door, early)
+	splice(client, door, nil)
 }
 
 // showPath is where the gate is shown a token (gate.ShowPath).

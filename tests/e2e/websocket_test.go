@@ -326,14 +326,15 @@ func TestPlainWebSocket(t *testing.T) {
 	}
 	const inNode = `const w = new WebSocket(process.argv[1]); w.onopen = () => w.send("hello");
 w.onmessage = m => { console.log("got " + m.data); w.close(1000) }; w.onclose = e => process.exit(e.code === 1000 ? 0 : 1);`
-	node := func(path string) []string { // without the proxy, to which Node would send a CONNECT for port 80 too
-		return []string{"env", "-u", "NODE_USE_ENV_PROXY", py.Bin("node"), "-e", inNode, "ws://" + host + path}
-	}
-	if out, err := l.runProgram(t, py, node("/live/echo"), isolated, "plain-run", t.TempDir()); err != nil || !strings.Contains(out, "got hello") {
-		t.Errorf("under run: %v\n%s", err, out)
-	}
-	if outcome, reason, status, _ := l.only(t, "plain-run", "/live/echo", 0); outcome != record.Completed || status != http.StatusSwitchingProtocols {
-		t.Errorf("%s %q %d", outcome, reason, status)
+	node := func(path string) []string { return []string{py.Bin("node"), "-e", inNode, "ws://" + host + path} } // asks the proxy for a CONNECT
+	around := func(path string) []string { return append([]string{"env", "-u", "NODE_USE_ENV_PROXY"}, node(path)...) }
+	for job, command := range map[string][]string{"plain-run": node("/live/echo"), "plain-around": around("/live/echo")} {
+		if out, err := l.runProgram(t, py, command, isolated, job, t.TempDir()); err != nil || !strings.Contains(out, "got hello") {
+			t.Errorf("%s: %v\n%s", job, err, out)
+		}
+		if outcome, reason, status, _ := l.only(t, job, "/live/echo", 0); outcome != record.Completed || status != http.StatusSwitchingProtocols {
+			t.Errorf("%s: %s %q %d", job, outcome, reason, status)
+		}
 	}
 	if out, err := l.runProgram(t, py, node("/public/echo"), isolated, "plain-refused", t.TempDir()); err == nil {
 		t.Errorf("where calls alone are allowed: %s", out)
