@@ -133,7 +133,7 @@ func ways(c *contract.Contract) []compile.Egress {
 	for _, r := range c.Ways() {
 		e := compile.Egress{
 			Host: r.Host, Subdomains: r.Subdomains, OnlySubdomains: r.OnlySubdomains, Methods: r.Methods,
-			PathPrefixes: r.PathPrefixes, CIDRs: r.Prefixes(), Inspect: r.Inspect,
+			PathPrefixes: r.PathPrefixes, CIDRs: r.Prefixes(), Inspect: r.Inspect, WebSocket: r.WebSocket,
 		}
 		for _, port := range r.Ports {
 			e.Ports = append(e.Ports, uint16(port)) //nolint:gosec // the schema bounds it

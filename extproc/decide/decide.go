@@ -20,6 +20,7 @@ type Ask struct {
 	Provider    string // name that contracts use, e.g. "openai"
 	Model       string // "" where the request names none
 	Method      string
+	WebSocket   bool   // the GET asks for a WebSocket
 	Egress      bool   // the call goes to a host that is no model provider's; Provider is then that host
 	Host        string // upstream authority, without a default port
 	Path        string // upstream path, without query
@@ -83,6 +84,9 @@ func Decide(c *contract.Contract, t *token.Token, a Ask, now time.Time) Verdict 
 			d = code.Deny(code.PolicyActionNotAllowed, "%s on %s", a.Action(), a.Resource())
 		}
 		return Verdict{Denial: d, SIDs: v.SIDs}
+	}
+	if a.WebSocket && !c.WebSocket(a.Resource()) {
+		return Verdict{Denial: code.Deny(code.UpgradeNotSupported, "no egress rule that allows %.128s says websocket: true", a.Resource()), SIDs: v.SIDs}
 	}
 	class := a.SecretClass
 	if a.Egress {

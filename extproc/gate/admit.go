@@ -55,11 +55,13 @@ func (x *exchange) requestHeaders(m *message.Request) (*message.Response, error)
 	switch {
 	case d != nil:
 		return x.refuse(d), nil
+	case x.shows():
+		return x.shown(), nil
 	case x.receiptOf != "", x.contract == nil:
 		return nil, errLater
 	case x.isConnect():
 		return x.tunnel()
-	case m.EndOfStream:
+	case m.EndOfStream, x.socket():
 		return nil, errLater
 	}
 	x.phase = phaseBody
@@ -82,11 +84,11 @@ func (x *exchange) decide(ctx context.Context, m *message.Request) *message.Resp
 	if x.isConnect() {
 		return x.tunnelLater(ctx)
 	}
-	if m.Kind == message.RequestHeaders && !m.EndOfStream {
+	if m.Kind == message.RequestHeaders && !m.EndOfStream && !x.socket() {
 		x.phase = phaseBody
 		return goOn(m.Kind)
 	}
-	if !m.EndOfStream {
+	if !m.EndOfStream && !x.socket() {
 		// A buffered body comes whole; it is without its end only where trailers follow (1.40.0), which nobody decides on.
 		return x.refuse(code.Deny(code.InvalidRequest, "request trailers are not carried"))
 	}
@@ -95,7 +97,7 @@ func (x *exchange) decide(ctx context.Context, m *message.Request) *message.Resp
 		return x.refuse(d)
 	}
 	return &message.Response{
-		Answer: m.Kind, Mutation: rewritten, Namespace: metadataNamespace,
+		Answer: m.Kind, HalfWatched: x.socket(), Mutation: rewritten, Namespace: metadataNamespace,
 		Metadata: []message.Header{{Name: verdictKey, Value: verdictAllow}, {Name: receiptKey, Value: x.id}},
 	}
 }
@@ -118,6 +120,9 @@ func (x *exchange) identify() *code.Denial {
 			return d
 		}
 	}
+	if x.shows() {
+		return nil
+	}
 	if nonce, ok := x.asksForReceipt(); ok {
 		x.receiptOf = nonce
 		return nil
@@ -125,8 +130,8 @@ func (x *exchange) identify() *code.Denial {
 	if routeDenial != nil {
 		return routeDenial
 	}
-	if r.upgrade != "" {
-		return code.Deny(code.UpgradeNotSupported, "%.32s", r.upgrade)
+	if d := x.upgradable(); d != nil {
+		return d
 	}
 	if r.contentEncoding != "" && !x.dest.egress() && !strings.EqualFold(r.contentEncoding, "identity") {
 		return code.Deny(code.PayloadEncoded, "%.32s", r.contentEncoding)
@@ -233,6 +238,7 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*message.Mutation, *
 	x.refusal.Model = clip(seen.Model)
 	ask.Provider, ask.Model, ask.Method, ask.Host, ask.Path = x.dest.Provider, seen.Model, x.req.method, x.dest.name, x.dest.path
 	ask.Egress, ask.SecretClass, ask.BodyBytes = x.dest.egress(), x.dest.SecretClass, int64(len(body))
+	ask.WebSocket = x.socket()
 	x.refusal.Resource = clip(ask.Resource())
 	verdict := decide.Decide(x.contract, x.token, ask, now)
 	if verdict.Denial != nil && !weaken.Off("decision") {

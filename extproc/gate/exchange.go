@@ -66,10 +66,13 @@ type exchange struct {
 	tools *mcp.Answer
 	// receiptOf is the nonce of the call whose receipt is asked for.
 	receiptOf string
-	// unread is how a tunnel is inspected that passes unread (contract.InspectSNI, InspectNone); "" for anything else.
+	// unread is how a tunnel is inspected that passes unread (contract.InspectSNI, InspectNone), or webSocket; "" for
+	// anything else.
 	unread string
 	// withdrawn: the token was, so that what was under way is cut.
 	withdrawn bool
+	// expired: the token did while the tunnel was open.
+	expired bool
 	// localReply: the answer is Envoy's own and already recorded; its body passes unmeasured.
 	localReply bool
 	refusal    record.Refusal // filled as far as the call was understood
@@ -104,6 +107,8 @@ func (x *exchange) interrupted() *record.Completion {
 	switch {
 	case x.withdrawn:
 		return x.completion(record.Cut, "the token was withdrawn while the answer came")
+	case x.expired:
+		return x.completion(record.Cut, errExpired.Error())
 	case x.unread != "":
 		return x.passed()
 	}

@@ -168,7 +168,7 @@ func New(cfg Config) (*Gate, error) {
 		lines:     &lines{},
 		settling:  &deadlines{after: cfg.SettleTimeout},
 	}
-	g.watch = newWatch(cfg.Signer.Trust)
+	g.watch = newWatch(cfg.Signer.Trust, cfg.Now, g.tokens.renewed)
 	return g, nil
 }
 

@@ -29,6 +29,9 @@ func (x *exchange) responseHeaders(m *message.Request) (*message.Response, error
 		x.localReply = true
 		return nil, errLater
 	}
+	if x.socket() && m.Header(":status") == statusSwitching {
+		return x.switched(), nil
+	}
 	if !x.dest.egress() {
 		x.meter = x.dest.dialect.NewMeter(m.Header("content-type"))
 	}

@@ -18,9 +18,6 @@ import (
 // errWithheld ends a stream whose answer must not be released in full. Envoy resets the client's connection on it.
 var errWithheld = errors.New("answer withheld")
 
-// errWithdrawn ends a stream whose token was withdrawn while nothing was asked.
-var errWithdrawn = errors.New("the token was withdrawn")
-
 // errLater says that a message's answer has to wait for something: the signer, Redis, the registry, a source of secrets.
 var errLater = errors.New("answered later")
 
@@ -85,6 +82,7 @@ func (x *exchange) panicked() (r *message.Response, err error) {
 func (x *exchange) End(why error) error {
 	before := !x.phase.verdictGiven()
 	x.withdrawn = x.withdrawn || errors.Is(why, errWithdrawn)
+	x.expired = errors.Is(why, errExpired)
 	x.close()
 	switch {
 	case errors.Is(why, io.EOF) && before:

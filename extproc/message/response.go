@@ -20,6 +20,9 @@ type Response struct {
 	Unwatched bool
 	// HalfWatched: only the answer is shown, its body as it passes. For a CONNECT that nobody else looks into.
 	HalfWatched bool
+	// Unshown: of the answer's body nothing is shown, and the stream stays open as long as the answer does. For a 101, whose
+	// body is a tunnel. What keeps the stream open is the wait for trailers, which never come.
+	Unshown bool
 }
 
 // Mutation changes the headers before they go on.
@@ -107,6 +110,12 @@ func (r *Response) Append(dst []byte) []byte {
 			dst = number(dst, modeResponseHeaders, modeSkip)
 			dst = number(dst, modeRequestTrailers, modeSkip)
 			return number(dst, modeResponseTrailers, modeSkip) // the bodies' modes are 0, NONE
+		})
+	}
+	if r.Unshown {
+		dst = nested(dst, responseMode, func(dst []byte) []byte {
+			dst = number(dst, modeResponseHeaders, modeSend)
+			return number(dst, modeResponseTrailers, modeSend) // the body's mode is 0, NONE
 		})
 	}
 	if r.HalfWatched {

@@ -45,6 +45,7 @@ type Contract struct {
 	auth      auth
 	egress    []EgressRule
 	limits    Limits
+	sockets   []endpoint // where a WebSocket may be opened, if the GET is allowed
 	bindings  map[string]Binding
 	tools     []string  // tool: names that are allowed
 	notes     []Finding // of the compilation, for Lint
@@ -60,6 +61,8 @@ type EgressRule struct {
 	PathPrefixes   []string `json:"path_prefixes,omitempty"`
 	CIDRs          []string `json:"cidrs,omitempty"`   // private addresses that Host may resolve to
 	Inspect        string   `json:"inspect,omitempty"` // full (also where empty), sni, none
+	// WebSocket: a GET that the rule allows may ask for one (RFC 6455), whose frames then pass unread.
+	WebSocket bool `json:"websocket,omitempty"`
 }
 
 // Binding ties a tool's name to what it is on the network: an endpoint, or one tool of an MCP server.

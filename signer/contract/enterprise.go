@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -72,6 +73,12 @@ func (c *Contract) checkEnterprise(p *enterprise) error {
 			if !plainPath(prefix) {
 				wrong.add(fmt.Sprintf("%s.path_prefixes[%d]", at, j), "%q is not in its plain form", prefix)
 			}
+		}
+		if r.WebSocket && r.Inspect != "" && r.Inspect != InspectFull {
+			wrong.add(at+".websocket", "inspect is %q, so that no request is seen that could ask for one; let it say full, or leave websocket out", r.Inspect)
+		}
+		if r.WebSocket && len(r.Methods) > 0 && !slices.Contains(r.Methods, http.MethodGet) {
+			wrong.add(at+".websocket", "it begins as a GET, which methods does not name; add GET, or leave websocket out")
 		}
 		for j, cidr := range r.CIDRs {
 			if _, err := parsePrefix(cidr); err != nil {
@@ -187,6 +194,11 @@ func (c *Contract) addTool(name string, deny bool, sid, path string) {
 // addEgress keeps the rule for the routes and allows it. A way out that is no tool gets no credential.
 func (c *Contract) addEgress(e EgressRule, path string) {
 	c.egress = append(c.egress, e)
+	if e.WebSocket {
+		get := e
+		get.Methods = []string{http.MethodGet}
+		c.sockets = append(c.sockets, endpointsOf(get)...)
+	}
 	r := rule{sid: "egress:" + e.Host, path: path, actions: []glob{literalGlob(NetworkEgress)}, endpoints: endpointsOf(e), way: true}
 	if c.secrets != nil {
 		r.classes = []string{}
