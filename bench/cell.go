@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -55,17 +56,18 @@ func (s setting) window() time.Duration { return time.Duration(s.part.Seconds * 
 
 // carries says why a peer is not measured in a setting, or nil.
 func carries(p peer, s setting) error {
-	if _, ok := p.(identifier); !ok && (workload.IsRefused(s.Workload) || s.readersOnly) {
-		return fmt.Errorf("it reads no tokens, so it refuses none")
-	}
-	c, ok := p.(carrier)
-	if !ok {
-		return nil
-	}
-	for _, name := range s.names() {
-		if err := c.Carries(name); err != nil {
-			return err
+	if c, ok := p.(carrier); ok {
+		for _, name := range s.names() {
+			if err := c.Carries(name); err != nil {
+				return err
+			}
 		}
+	}
+	if l, ok := p.(limited); ok && s.part.Soak >= l.Lasts() {
+		return fmt.Errorf("its connections are good for %v only; give a shorter soak", l.Lasts())
+	}
+	if _, ok := p.(identifier); !ok && (workload.IsRefused(s.Workload) || s.readersOnly) {
+		return errors.New("it reads no tokens, so it refuses none")
 	}
 	return nil
 }
@@ -100,7 +102,7 @@ func measureCell(ctx context.Context, e *environment, p peer, s setting) (*repor
 	u := &host.Usage{Groups: e.groups(p)}
 	var resident []map[string]int64
 	plan := load.Plan{
-		Address: t.Address, TLS: t.TLS, Connections: calls, Rate: s.Rate, WarmUp: s.warmUp(), Window: s.window(),
+		Address: t.Address, TLS: t.TLS, Tunnels: t.Tunnels, Connections: calls, Rate: s.Rate, WarmUp: s.warmUp(), Window: s.window(),
 		Begin: func() error { e.profile(ctx, p, s); return u.Begin() }, End: u.End,
 	}
 	if s.part.Soak > 0 {

@@ -16,6 +16,7 @@ import (
 // readyFile is what we use of the file that `sallyport up --ready-file` writes.
 type readyFile struct {
 	GatewayURL       string           `json:"gateway_url"`
+	ForwardURL       string           `json:"forward_url"` // "" where there is no forward door
 	ControlURL       string           `json:"control_url"`
 	AdminTokenFile   string           `json:"admin_token_file"`
 	ContractHash     string           `json:"contract_hash"`
@@ -112,6 +113,11 @@ func (a *admin) post(ctx context.Context, path string, in, out any) error {
 		return fmt.Errorf("the control API answers %s with %d %.300q", path, resp.StatusCode, raw)
 	}
 	return json.Unmarshal(raw, out)
+}
+
+// authority is the certificate authority that programs under a contract have to trust, in PEM.
+func (a *admin) authority(ctx context.Context, contract string) ([]byte, error) {
+	return getURL(ctx, a.client, a.URL+"/v1/ca.pem?policy_hash="+contract)
 }
 
 // ask is a token to be issued.

@@ -1,11 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -38,7 +37,7 @@ func newEnvironment(ctx context.Context, o options, dir string, log *slog.Logger
 	if e.root, err = repository(); err != nil {
 		return nil, err
 	}
-	e.upstream, err = startUpstream(ctx, filepath.Join(dir, "upstream.sock"))
+	e.upstream, err = startUpstream(ctx, dir, "upstream")
 	return e, err
 }
 
@@ -53,7 +52,7 @@ func (e *environment) baseline() string {
 	if e.o.target != nil {
 		return targetName
 	}
-	return baseline
+	return cmp.Or(e.o.scenario.Baseline, baseline)
 }
 
 // addFacts notes what the figures depend on.
@@ -78,10 +77,7 @@ func (e *environment) addFacts() error {
 
 // addDiskFacts measures the disk that the evidence is on.
 func (e *environment) addDiskFacts() error {
-	dir := filepath.Join(e.dir, "data", "evidence")
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		dir = e.dir // Sallyport is not measured; its evidence would be below
-	}
+	dir := e.dir // that of the evidence is below
 	took, err := host.GroupCommit(dir)
 	if err != nil {
 		return fmt.Errorf("measure the disk: %w", err)

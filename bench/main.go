@@ -108,7 +108,7 @@ func compare(ctx context.Context, o options, log *slog.Logger, show *progress) (
 		return nil, err
 	}
 	if err := measure(ctx, e, peers, r, show); err != nil {
-		if len(r.Cells) == 0 {
+		if len(r.Cells) == 0 && len(r.Startups) == 0 {
 			return nil, err
 		}
 		return r, fmt.Errorf("not everything was measured, and nothing was verified: %w", err)
@@ -166,6 +166,9 @@ func measure(ctx context.Context, e *environment, peers []peer, r *report.Report
 	for _, s := range all {
 		r.Settings = append(r.Settings, s.Setting)
 		rounds = max(rounds, s.part.Rounds)
+	}
+	if err := measureStartups(ctx, e, peers, r, show); err != nil {
+		return err
 	}
 	jobs := plan(all, peers, rounds, r)
 	for i, j := range jobs {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,7 +47,7 @@ func defaultScenario() *scenario.Scenario {
 // flags are the command line as text.
 type flags struct {
 	scenario, workloads, connections, peers, evidence, out, sallyport string
-	rounds                                                            int
+	rounds, startups                                                  int
 	seconds, rate                                                     float64
 	profile                                                           bool
 	target, control, adminToken, contract, audience, ready            string
@@ -63,6 +64,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	f.IntVar(&in.rounds, "rounds", 0, "how often each peer is measured in each setting")
 	f.Float64Var(&in.seconds, "seconds", 0, "measured time of each, in seconds")
 	f.StringVar(&in.peers, "peers", "", "what to measure, comma separated, of "+strings.Join(allPeers(), ",")+" (default: "+strings.Join(peerNames, ",")+")")
+	f.IntVar(&in.startups, "startups", 0, "also measure how long `sallyport run -- true` takes, this often; needs "+forwardName+" among the peers")
 	f.StringVar(&in.evidence, "evidence", "", "Sallyport's evidence mode: strict, sealed or async")
 	f.StringVar(&in.out, "out", "", "directory for report.json, report.svg, table.md and profiles (default: bench-results/TIME)")
 	f.StringVar(&in.sallyport, "sallyport", "", "measure this binary instead of building the checkout's")
@@ -114,7 +116,15 @@ func (in flags) options() (options, error) {
 		return o, err
 	}
 	o.scenario.ApplyDefaults(usual)
-	return o, o.scenario.Validate(known)
+	return o, errors.Join(o.scenario.Validate(known), startable(o.scenario))
+}
+
+// startable wants the gateway that programs are started at.
+func startable(s *scenario.Scenario) error {
+	if s.Startups > 0 && !slices.ContainsFunc(s.Parts, func(p scenario.Part) bool { return slices.Contains(p.Peers, forwardName) }) {
+		return fmt.Errorf("startups: programs are started at %s; name it among the peers, or do without", forwardName)
+	}
+	return nil
 }
 
 // override has flags count more than the scenario.
@@ -166,11 +176,17 @@ func (in flags) overrideAll(s *scenario.Scenario) {
 	if in.seconds != 0 {
 		s.Seconds = in.seconds
 	}
+	if in.startups != 0 {
+		s.Startups = in.startups
+	}
 	if in.evidence != "" {
 		s.Evidence = in.evidence
 	}
 	if in.peers != "" {
 		s.Peers = nil
+		if !strings.Contains(","+in.peers+",", ","+s.Baseline+",") {
+			s.Baseline = ""
+		}
 		for name := range list(in.peers) {
 			s.Peers = append(s.Peers, name)
 		}

@@ -41,6 +41,9 @@ func TestOptions(t *testing.T) {
 		"target and profile":   {"--target http://127.0.0.1:1 --control c --admin-token-file f --contract h --profile", "--profile"},
 		"ready file and more":  {"--ready-file r --target http://127.0.0.1:1", "remove --target"},
 		"ready file not there": {"--ready-file none.json", "no such file"},
+		"startups":             {"--startups 5 --peers direct,sallyport-forward", ""},
+		"startups of what":     {"--startups 5", "startups: programs are started at sallyport-forward"},
+		"other baseline":       {"--scenario scenarios/forward.yaml --startups 1 --peers noop-bodies,sallyport-forward", ""},
 		"several problems":     {"--evidence none --peers nginx", "evidence"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -65,11 +68,16 @@ func TestScenariosOfThisFolderAreGood(t *testing.T) {
 	}
 }
 
-// TestSmokeHasEveryWorkload names each that there is.
-func TestSmokeHasEveryWorkload(t *testing.T) {
+// TestSmokeHasEverything names each workload that there is, and each peer that needs no installation.
+func TestSmokeHasEverything(t *testing.T) {
 	s, err := scenario.Load("scenarios/smoke.yaml", allPeers(), peerNames)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, name := range append(slices.Clone(peerNames), forwardName) {
+		if !slices.Contains(s.Peers, name) {
+			t.Errorf("no %s in %v", name, s.Peers)
+		}
 	}
 	var all []string
 	for _, p := range s.Parts {

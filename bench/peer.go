@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"sallyport/bench/load"
 	"sallyport/bench/workload"
@@ -32,6 +33,9 @@ type carrier interface {
 	Carries(workload string) error
 }
 
+// limited is a peer whose connections cannot get new tokens while they are open.
+type limited interface{ Lasts() time.Duration }
+
 // swapper is a peer whose calls all arrive with the real credential in place of what the client sent. The others' calls
 // arrive with what the client sent, and so never with it.
 type swapper interface{ Swaps() }
@@ -45,12 +49,13 @@ type identifier interface {
 
 // target is where a peer takes calls, and who makes them.
 type target struct {
-	Address string        // host:port
-	TLS     *tls.Config   // nil for plain HTTP
-	Host    string        // the Host header; "" for Address
-	Prefix  string        // goes before the workload's path, as /openai; "" for none
-	Headers []http.Header // one for each connection: authorization, and whatever else identity needs
-	Answer  string        // header that every answer must have, "" for none
+	Address string         // host:port
+	TLS     *tls.Config    // nil for plain HTTP
+	Host    string         // the Host header; "" for Address
+	Prefix  string         // goes before the workload's path, as /openai; "" for none
+	Headers []http.Header  // one for each connection: authorization, and whatever else identity needs
+	Tunnels []*load.Tunnel // nil, or one for each connection, by which Address is reached
+	Answer  string         // header that every answer must have, "" for none
 }
 
 // call renders a workload's call for one identity.
@@ -68,6 +73,15 @@ func (t target) call(c *workload.Call, identity http.Header) *load.Call {
 	return load.Prepare(c.Name, http.MethodPost, host, t.Prefix+c.Path, h, c.Body, want)
 }
 
+// way is how the first connection is made.
+func (t target) way() load.Way {
+	w := load.Way{Address: t.Address, TLS: t.TLS}
+	if t.Tunnels != nil {
+		w.Tunnel = t.Tunnels[0]
+	}
+	return w
+}
+
 // bearer is the header that carries a token.
 func bearer(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }
 
@@ -77,7 +91,8 @@ var peerNames = []string{directName, envoyName, envoyNativeName, noopHeadersName
 
 var registry = map[string]func(context.Context, *environment) (peer, error){
 	directName: newDirect, envoyName: newEnvoyAlone, noopHeadersName: newNoopHeaders, noopName: newNoop, sallyportName: newSallyport,
-	envoyNativeName: newEnvoyNative, mitmproxyName: newMitmproxy, litellmName: newLitellm,
+	reverseTLSName: newReverseTLS, forwardName: newForward,
+	envoyNativeName: newEnvoyNative, mitmproxyName: newMitmproxy, mitmproxyForwardName: newMitmproxyForward, litellmName: newLitellm,
 }
 
 // allPeers are the usual ones in their order, and then those that run where they are asked for.

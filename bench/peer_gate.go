@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 
 	"sallyport/bench/load"
@@ -23,12 +25,16 @@ const (
 	otherModel   = "gpt-4o-maxi"
 )
 
+// otherHost is one to which no proxy may open a tunnel.
+const otherHost = "other.example.com"
+
 // gate is what a peer that swaps the client's token for the real credential has to show.
 type gate struct {
 	e       *environment
 	address string
 	token   string // the client's, of the call that is measured
 	refused []probe
+	inside  *site // nil for a gate that clients speak to themselves; else it is their proxy, and the token opens the tunnel
 	// rewritten is set where the peer writes the answer's JSON anew, so that only its content and length are the same.
 	rewritten bool
 }
@@ -38,12 +44,29 @@ type probe struct {
 	name     string
 	token    string // "" for none
 	model    string // "" for the allowed one
+	host     string // of the tunnel, "" for the upstream's
 	statuses []int  // with one of which it is refused
 }
 
 // Target has the same token on n connections.
 func (g *gate) Target(_ context.Context, n int) (target, error) {
-	return target{Address: g.address, Headers: slices.Repeat([]http.Header{bearer(g.token)}, n)}, nil
+	return g.target(slices.Repeat([]string{g.token}, n)...), nil
+}
+
+// target is the way of clients with these tokens, "" for none.
+func (g *gate) target(tokens ...string) target {
+	if g.inside != nil {
+		return g.inside.proxied(g.address, tokens...)
+	}
+	t := target{Address: g.address}
+	for _, token := range tokens {
+		h := http.Header{}
+		if token != "" {
+			h = bearer(token)
+		}
+		t.Headers = append(t.Headers, h)
+	}
+	return t
 }
 
 // Swaps makes it a swapper.
@@ -57,25 +80,14 @@ func (g *gate) Carries(name string) error {
 	return nil
 }
 
-// call is the chat completion with a token, "" for none, and for a model, "" for the allowed one.
-func (g *gate) call(token, model string) (*load.Call, error) {
+// send makes the chat completion with a token, "" for none, for a model, "" for the allowed one, at a host, "" for the upstream.
+func (g *gate) send(ctx context.Context, token, model, host string) (*load.Reply, error) {
 	c, err := workload.New(workload.Chat, workload.Params{Model: model})
 	if err != nil {
 		return nil, err
 	}
-	h := http.Header{}
-	if token != "" {
-		h = bearer(token)
-	}
-	return target{Address: g.address}.call(c, h), nil
-}
-
-func (g *gate) send(ctx context.Context, token, model string) (*load.Reply, error) {
-	c, err := g.call(token, model)
-	if err != nil {
-		return nil, err
-	}
-	return load.Once(ctx, g.address, nil, c)
+	t := g.target(token).at(host)
+	return load.Once(ctx, t.way(), t.call(c, t.Headers[0]))
 }
 
 // check sends each call that must be refused, and then the allowed one, which must arrive with the real credential.
@@ -93,7 +105,7 @@ func (g *gate) check(ctx context.Context) error {
 
 func (g *gate) refuses(ctx context.Context, p probe) error {
 	return g.e.during(ctx, "requests", 0, func() error {
-		a, err := g.send(ctx, p.token, p.model)
+		a, err := g.send(ctx, p.token, p.model, p.host)
 		if err != nil {
 			return err
 		}
@@ -113,7 +125,7 @@ func (g *gate) forwards(ctx context.Context) error {
 		return g.e.expectForwarded(ctx, t)
 	}
 	return g.e.during(ctx, "requests", 1, func() error {
-		a, err := g.send(ctx, g.token, "")
+		a, err := g.send(ctx, g.token, "", "")
 		if err != nil {
 			return err
 		}
@@ -136,7 +148,7 @@ func sameJSON(a, b []byte) bool {
 // and compiles things on its first calls, for longer than a cell's warm-up lasts. What is answered is for check to judge.
 func (g *gate) warm(ctx context.Context, n int) error {
 	for range n {
-		if _, err := g.send(ctx, g.token, ""); err != nil {
+		if _, err := g.send(ctx, g.token, "", ""); err != nil {
 			return fmt.Errorf("warming up: %w", err)
 		}
 	}
@@ -161,14 +173,15 @@ type sighting struct {
 	body   []byte
 }
 
-func startWitness() (*witness, error) {
+// startWitness starts one over plain HTTP, or over TLS with a configuration.
+func startWitness(conf *tls.Config) (*witness, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	w := &witness{address: l.Addr().String()}
-	w.server = &http.Server{Handler: w}
-	go func() { _ = w.server.Serve(l) }() // ends with stop
+	w.server = &http.Server{Handler: w, TLSConfig: conf}
+	go func() { _ = serveHTTP(context.Background(), w.server, l) }() // ends with stop
 	return w, nil
 }
 
@@ -176,7 +189,14 @@ func (w *witness) stop() { _ = w.server.Close() }
 
 // witnessed starts a twin of the gate before a witness and has it show what leaves it.
 func (g *gate) witnessed(ctx context.Context, twin func(upstream string) (*process, string, error)) error {
-	w, err := startWitness()
+	var conf *tls.Config
+	if g.inside != nil {
+		var err error
+		if conf, err = g.e.upstream.certs.serverTLS(); err != nil {
+			return err
+		}
+	}
+	w, err := startWitness(conf)
 	if err != nil {
 		return err
 	}
@@ -207,8 +227,8 @@ func (w *witness) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 // authorization, and without the token anywhere.
 func (w *witness) expectSwapped(ctx context.Context, g *gate, address, model string) error {
 	before := w.sightings()
-	at := gate{address: address}
-	a, err := at.send(ctx, g.token, model)
+	at := gate{address: address, inside: g.inside}
+	a, err := at.send(ctx, g.token, model, "")
 	if err != nil {
 		return err
 	}
@@ -224,7 +244,7 @@ func (w *witness) expectSwapped(ctx context.Context, g *gate, address, model str
 	}
 	for name, values := range seen[0].header {
 		for _, v := range values {
-			if bytes.Contains([]byte(v), []byte(g.token)) {
+			if strings.Contains(v, g.token) || strings.Contains(v, proxyAuthorization(g.token)) {
 				return fmt.Errorf("the client's token arrives as %s", name)
 			}
 		}

@@ -141,7 +141,7 @@ func TestGateCheck(t *testing.T) {
 
 // TestWitness: what arrives beside the credential is seen.
 func TestWitness(t *testing.T) {
-	w, err := startWitness()
+	w, err := startWitness(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

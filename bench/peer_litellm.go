@@ -45,7 +45,7 @@ type litellmModel struct {
 }
 
 func newLitellm(ctx context.Context, e *environment) (peer, error) {
-	w, err := startWitness()
+	w, err := startWitness(nil)
 	if err != nil {
 		return nil, err
 	}

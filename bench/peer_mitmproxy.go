@@ -7,14 +7,19 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"sallyport/bench/workload"
 )
 
-const mitmproxyName = "mitmproxy"
+const (
+	mitmproxyName        = "mitmproxy"
+	mitmproxyForwardName = "mitmproxy-forward"
+)
 
 var (
 	//go:embed peer_mitmproxy.requirements.txt
@@ -26,11 +31,13 @@ var (
 // mitmproxyCounts is a path that the addon answers itself, with what it has let pass.
 const mitmproxyCounts = "/.bench-counts"
 
-// mitmproxy is mitmdump as a reverse proxy with an addon that does what many proxies for agents do: it checks a signed
-// token and the model in the body, and swaps the token for the credential.
+// mitmproxy is mitmdump with an addon that does what many proxies for agents do: it checks a signed token and the model in
+// the body, and swaps the token for the credential. It is a reverse proxy, or one that clients are told to use, and whose
+// tunnels it opens.
 type mitmproxy struct {
 	*process
 	gate
+	name   string
 	bin    string
 	tokens *tokenMaker
 	addon  string
@@ -38,11 +45,15 @@ type mitmproxy struct {
 }
 
 func newMitmproxy(ctx context.Context, e *environment) (peer, error) {
-	return startMitmproxy(ctx, e, mitmproxyAddon)
+	return startMitmproxy(ctx, e, mitmproxyName, mitmproxyAddon)
+}
+
+func newMitmproxyForward(ctx context.Context, e *environment) (peer, error) {
+	return startMitmproxy(ctx, e, mitmproxyForwardName, mitmproxyAddon)
 }
 
 // startMitmproxy lets a test give another addon.
-func startMitmproxy(ctx context.Context, e *environment, addon string) (*mitmproxy, error) {
+func startMitmproxy(ctx context.Context, e *environment, name, addon string) (*mitmproxy, error) {
 	bin, err := e.pythonEnvironment(ctx, mitmproxyName, mitmproxyRequirements)
 	if err != nil {
 		return nil, err
@@ -56,26 +67,54 @@ func startMitmproxy(ctx context.Context, e *environment, addon string) (*mitmpro
 	if err != nil {
 		return nil, err
 	}
-	p := &mitmproxy{bin: bin, tokens: maker, addon: addon}
-	p.gate = gate{e: e, token: t.good, refused: []probe{
-		{name: "a call without a token", statuses: []int{http.StatusUnauthorized}},
-		{name: "a token that somebody else has signed", token: t.forged, statuses: []int{http.StatusUnauthorized}},
-		{name: "a token for another role", token: t.other, statuses: []int{http.StatusForbidden}},
-		{name: "another model", token: t.good, model: otherModel, statuses: []int{http.StatusForbidden}},
-	}}
-	if p.process, p.address, err = p.run(ctx, mitmproxyName, e.upstream.address); err != nil {
+	p := &mitmproxy{name: name, bin: bin, tokens: maker, addon: addon}
+	p.gate = gate{e: e, token: t.good}
+	upstream, stranger := e.upstream.address, http.StatusUnauthorized
+	if p.forward() {
+		upstream, stranger = e.upstream.secure, http.StatusProxyAuthRequired
+		p.refused = []probe{{name: "another host", token: t.good, host: otherHost, statuses: []int{http.StatusForbidden}}}
+	}
+	p.refused = append(p.refused,
+		probe{name: "a call without a token", statuses: []int{stranger}},
+		probe{name: "a token that somebody else has signed", token: t.forged, statuses: []int{stranger}},
+		probe{name: "a token for another role", token: t.other, statuses: []int{http.StatusForbidden}},
+		probe{name: "another model", token: t.good, model: otherModel, statuses: []int{http.StatusForbidden}},
+	)
+	if p.process, p.address, err = p.run(ctx, name, upstream); err != nil {
 		return nil, err
 	}
-	err = p.warm(ctx, warmCalls)
-	if err == nil {
-		p.pids, err = p.settled(ctx)
-	}
-	if err != nil {
+	if err := p.prepare(ctx); err != nil {
 		p.Stop()
 		return nil, err
 	}
 	return p, nil
 }
+
+func (p *mitmproxy) forward() bool { return p.name == mitmproxyForwardName }
+
+// prepare gets it ready to be measured.
+func (p *mitmproxy) prepare(ctx context.Context) error {
+	if p.forward() {
+		authority, err := os.ReadFile(filepath.Join(p.configuration(), "mitmproxy-ca-cert.pem"))
+		if err != nil {
+			return err
+		}
+		conf, err := trusting(authority)
+		if err != nil {
+			return err
+		}
+		p.inside = &site{authority: p.e.upstream.authority(), tls: conf}
+	}
+	if err := p.warm(ctx, warmCalls); err != nil {
+		return err
+	}
+	var err error
+	p.pids, err = p.settled(ctx)
+	return err
+}
+
+// configuration is its directory, which its twin shares: they have one certificate authority.
+func (p *mitmproxy) configuration() string { return filepath.Join(p.e.dir, p.name+"-conf") }
 
 // run starts a mitmdump before an upstream; name tells its files apart.
 func (p *mitmproxy) run(ctx context.Context, name, upstream string) (*process, string, error) {
@@ -87,13 +126,17 @@ func (p *mitmproxy) run(ctx context.Context, name, upstream string) (*process, s
 	if err != nil {
 		return nil, "", err
 	}
-	script, err := p.writeAddon(name)
+	script, err := p.writeAddon(name, upstream)
 	if err != nil {
 		return nil, "", err
 	}
+	mode := "reverse:http://" + upstream
+	if p.forward() {
+		mode = "regular"
+	}
 	child, err := bare(ctx, name, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.e.dir, "PYTHONDONTWRITEBYTECODE=1"},
-		filepath.Join(p.bin, "mitmdump"), "--quiet", "--mode", "reverse:http://"+upstream, "--listen-host", host, "--listen-port", port,
-		"--set", "confdir="+filepath.Join(p.e.dir, name+"-conf"), "--scripts", script)
+		filepath.Join(p.bin, "mitmdump"), "--quiet", "--mode", mode, "--listen-host", host, "--listen-port", port,
+		"--set", "confdir="+p.configuration(), "--set", "ssl_verify_upstream_trusted_ca="+p.e.upstream.certs.ca, "--scripts", script)
 	if err != nil {
 		return nil, "", err
 	}
@@ -104,11 +147,23 @@ func (p *mitmproxy) run(ctx context.Context, name, upstream string) (*process, s
 	return child, address, nil
 }
 
-func (p *mitmproxy) writeAddon(name string) (string, error) {
-	config, err := json.Marshal(map[string]any{
+func (p *mitmproxy) writeAddon(name, upstream string) (string, error) {
+	wanted := map[string]any{
 		"public_key": segment(p.tokens.public), "issuer": tokenIssuer, "audience": tokenAudience, "role": tokenRole,
 		"path": workload.ChatPath, "models": []string{allowedModel}, "credential": credential, "counts_path": mitmproxyCounts,
-	})
+	}
+	if p.forward() {
+		host, text, err := net.SplitHostPort(upstream)
+		if err != nil {
+			return "", err
+		}
+		port, err := strconv.Atoi(text)
+		if err != nil {
+			return "", err
+		}
+		wanted["authority"], wanted["host"], wanted["port"] = p.e.upstream.authority(), host, port
+	}
+	config, err := json.Marshal(wanted)
 	if err != nil {
 		return "", err
 	}
@@ -119,10 +174,12 @@ func (p *mitmproxy) writeAddon(name string) (string, error) {
 	return base + ".py", os.WriteFile(base+".py", []byte(p.addon), 0o600)
 }
 
-// mitmproxySwapped asks the addon how many calls it has let pass with the credential.
+// mitmproxySwapped asks the addon how many calls it has let pass with the credential. It is asked as a proxy: so a reverse
+// proxy answers too.
 func mitmproxySwapped(ctx context.Context, address string) (int64, error) {
-	client := &http.Client{Timeout: 5 * time.Second}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+mitmproxyCounts, nil)
+	proxy := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: address}), DisableKeepAlives: true}
+	client := &http.Client{Timeout: 5 * time.Second, Transport: proxy}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+upstreamHost+mitmproxyCounts, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -138,7 +195,7 @@ func mitmproxySwapped(ctx context.Context, address string) (int64, error) {
 	return *c.Swapped, nil
 }
 
-func (p *mitmproxy) Name() string { return mitmproxyName }
+func (p *mitmproxy) Name() string { return p.name }
 
 // Check has the gate refuse and forward, and another mitmdump with the same addon show what leaves it.
 func (p *mitmproxy) Check(ctx context.Context) error {
@@ -146,7 +203,7 @@ func (p *mitmproxy) Check(ctx context.Context) error {
 		return err
 	}
 	return p.witnessed(ctx, func(to string) (*process, string, error) {
-		return p.run(ctx, mitmproxyName+"-twin", to)
+		return p.run(ctx, p.name+"-twin", to)
 	})
 }
 

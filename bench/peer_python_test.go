@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -16,10 +17,9 @@ func needPython(t *testing.T) {
 	}
 }
 
-// TestMitmproxy spoils the addon in one place at a time.
+// TestMitmproxy spoils the addon in one place at a time, as a reverse proxy and as one that clients are told to use.
 func TestMitmproxy(t *testing.T) {
 	needPython(t)
-	e := testEnvironment(t)
 	spoiled := map[string]spoil{
 		"as it is":            {"", "", ""},
 		"everyone may":        {"if claims is None:", "if False:", "without a token: is answered with 500"},
@@ -27,13 +27,21 @@ func TestMitmproxy(t *testing.T) {
 		"any role":            {`claims.get("role") != WANTED["role"] or `, "", "another role: is answered with 200"},
 		"any model":           {`in WANTED["models"]`, `!= ""`, "another model: is answered with 200"},
 		"the token passes on": {`flow.request.headers["Authorization"] =`, "_ =", `"credential" went up by 0`},
-		"the token leaks":     {"self.swapped += 1", "self.swapped += 1\n        flow.request.headers['X-Was'] = headers[0]", "arrives as X-Was"},
+		"the token leaks":     {"self.swapped += 1", "self.swapped += 1\n        flow.request.headers['X-Was'] = token", "arrives as X-Was"},
 	}
-	for name, c := range spoiled {
-		t.Run(name, func(t *testing.T) {
-			p, err := startMitmproxy(t.Context(), e, c.apply(t, mitmproxyAddon))
-			c.holds(t, p, err)
-		})
+	forward := maps.Clone(spoiled)
+	maps.Copy(forward, map[string]spoil{
+		"everyone may": {"if claims_of(token) is None:", "if False:", "without a token: is answered with 401"},
+		"any host":     {`!= WANTED["authority"]:` + "\n            flow", `== "":` + "\n            flow", "another host: is answered with 421"},
+	})
+	for name, all := range map[string]map[string]spoil{mitmproxyName: spoiled, mitmproxyForwardName: forward} {
+		e := testEnvironment(t)
+		for spoilt, c := range all {
+			t.Run(name+"/"+spoilt, func(t *testing.T) {
+				p, err := startMitmproxy(t.Context(), e, name, c.apply(t, mitmproxyAddon))
+				c.holds(t, p, err)
+			})
+		}
 	}
 }
 
@@ -56,7 +64,7 @@ func TestLitellm(t *testing.T) {
 		verifiesOnlyWhatItSaw(t, p)
 	})
 	t.Run("another credential, any model", func(t *testing.T) {
-		w, err := startWitness()
+		w, err := startWitness(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +150,7 @@ func TestPinned(t *testing.T) {
 
 // TestSlowPeersAreNotByDefault: to install them takes minutes, so they run only where they are asked for.
 func TestSlowPeersAreNotByDefault(t *testing.T) {
-	for _, name := range []string{litellmName, mitmproxyName} {
+	for _, name := range []string{litellmName, mitmproxyName, mitmproxyForwardName} {
 		if slices.Contains(peerNames, name) {
 			t.Errorf("%s is measured by default", name)
 		}

@@ -159,8 +159,13 @@ func counts(ctx context.Context, c *http.Client) (map[string]int64, error) {
 	return out, json.Unmarshal(raw, &out)
 }
 
+// get asks over a socket's client, whose host is always the same.
 func get(ctx context.Context, c *http.Client, path string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://local"+path, nil)
+	return getURL(ctx, c, "http://local"+path)
+}
+
+func getURL(ctx context.Context, c *http.Client, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +176,7 @@ func get(ctx context.Context, c *http.Client, path string) ([]byte, error) {
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s answers %d: %.200s", path, resp.StatusCode, raw)
+		err = fmt.Errorf("%s answers %d: %.200s", req.URL.Path, resp.StatusCode, raw)
 	}
 	return raw, err
 }

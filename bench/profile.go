@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,7 +54,7 @@ const fetchPatience = 30 * time.Second
 // Profile takes CPU and mutex profiles for the cell's length, then the heap, of each role, from its status socket, and
 // Envoy's statistics from the control API.
 func (s *sallyport) Profile(ctx context.Context, length time.Duration, dir string) error {
-	sockets, err := filepath.Glob(filepath.Join(s.e.dir, "data", "run", "*.status.sock"))
+	sockets, err := filepath.Glob(filepath.Join(s.dir, "data", "run", "*.status.sock"))
 	if err != nil {
 		return err
 	}
@@ -83,16 +81,7 @@ func (s *sallyport) Profile(ctx context.Context, length time.Duration, dir strin
 
 // envoyStatistics keeps what the control API shows of Envoy.
 func (s *sallyport) envoyStatistics(ctx context.Context, dir string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.ready.ControlURL+"/metrics/envoy", nil)
-	if err != nil {
-		return err
-	}
-	resp, err := s.tokens.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(resp.Body)
+	raw, err := getURL(ctx, s.tokens.client, s.ready.ControlURL+"/metrics/envoy")
 	if err != nil {
 		return err
 	}

@@ -16,8 +16,8 @@ type redisServer struct {
 	client *redis.Client
 }
 
-// startRedis starts redis-server; it returns nil without an error where there is none.
-func startRedis(ctx context.Context, e *environment) (*redisServer, error) {
+// startRedis starts redis-server with its files in a directory; it returns nil without an error where there is none.
+func startRedis(ctx context.Context, dir string) (*redisServer, error) {
 	bin, err := exec.LookPath("redis-server")
 	if errors.Is(err, exec.ErrNotFound) {
 		return nil, nil
@@ -25,9 +25,9 @@ func startRedis(ctx context.Context, e *environment) (*redisServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	socket := filepath.Join(e.dir, "redis.sock")
+	socket := filepath.Join(dir, "redis.sock")
 	p, _, err := start(ctx, "redis-server", false, bin,
-		"--dir", e.dir, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no")
+		"--dir", dir, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no")
 	if err != nil {
 		return nil, err
 	}

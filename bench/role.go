@@ -16,15 +16,18 @@ const (
 	roleArgument  = "role"
 	roleUpstream  = "upstream"
 	roleProcessor = "processor"
+	roleProgram   = "program"
 )
 
 // runRole runs one role until the context ends. It prints one line when it takes calls.
 func runRole(ctx context.Context, args []string, stdout io.Writer) error {
 	switch {
-	case len(args) == 2 && args[0] == roleUpstream:
-		return runUpstream(ctx, args[1], stdout)
+	case len(args) == 4 && args[0] == roleUpstream:
+		return runUpstream(ctx, args[1], args[2], args[3], stdout)
 	case len(args) == 3 && args[0] == roleProcessor:
 		return runProcessor(ctx, args[1], args[2], stdout)
+	case len(args) == 2 && args[0] == roleProgram:
+		return runProgram(ctx, args[1])
 	}
 	return fmt.Errorf("unknown role %q", args)
 }
@@ -51,11 +54,15 @@ func serveLocal(socket string, paths map[string]func() any) (*http.Server, error
 	return s, nil
 }
 
-// serveHTTP serves until the context ends.
+// serveHTTP serves until the context ends, over TLS where the server has a configuration for it.
 func serveHTTP(ctx context.Context, s *http.Server, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	serve := s.Serve
+	if s.TLSConfig != nil {
+		serve = func(l net.Listener) error { return s.ServeTLS(l, "", "") }
+	}
+	if err := serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

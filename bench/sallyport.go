@@ -18,6 +18,8 @@ import (
 
 const (
 	sallyportName   = "sallyport"
+	reverseTLSName  = "sallyport-reverse-tls"
+	forwardName     = "sallyport-forward"
 	sallyportPrefix = "/openai"
 	receiptHeader   = "X-Sallyport-Receipt"
 	runIDHeader     = "X-Run-Id"
@@ -28,7 +30,10 @@ const (
 type sallyport struct {
 	*process
 	e       *environment
+	name    string
+	dir     string // of its files
 	bin     string
+	config  string // file
 	ready   *readyFile
 	tokens  *tokens
 	redis   *redisServer // nil where redis-server is missing
@@ -36,12 +41,24 @@ type sallyport struct {
 }
 
 func newSallyport(ctx context.Context, e *environment) (peer, error) {
+	return startSallyport(ctx, e, sallyportName)
+}
+
+// newReverseTLS is the same with the upstream over TLS.
+func newReverseTLS(ctx context.Context, e *environment) (peer, error) {
+	return startSallyport(ctx, e, reverseTLSName)
+}
+
+func startSallyport(ctx context.Context, e *environment, name string) (*sallyport, error) {
 	bin, err := e.sallyportBinary(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &sallyport{e: e, bin: bin}
-	if s.redis, err = startRedis(ctx, e); err != nil {
+	s := &sallyport{e: e, name: name, dir: filepath.Join(e.dir, name+".d"), bin: bin}
+	if err := os.Mkdir(s.dir, 0o700); err != nil {
+		return nil, err
+	}
+	if s.redis, err = startRedis(ctx, s.dir); err != nil {
 		return nil, err
 	}
 	e.facts["evidence"], e.facts["replay_store"] = e.o.scenario.Evidence, "redis"
@@ -56,12 +73,15 @@ func newSallyport(ctx context.Context, e *environment) (peer, error) {
 	return s, nil
 }
 
-// sallyportBinary is the named binary, or one built from this checkout.
+// sallyportBinary is the named binary, or one built from this checkout, once.
 func (e *environment) sallyportBinary(ctx context.Context) (string, error) {
 	if e.o.sallyport != "" {
 		return filepath.Abs(e.o.sallyport)
 	}
 	bin := filepath.Join(e.dir, "sallyport")
+	if _, err := os.Stat(bin); err == nil {
+		return bin, nil
+	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", bin, "./compose/sallyport")
 	cmd.Dir = e.root
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -71,12 +91,12 @@ func (e *environment) sallyportBinary(ctx context.Context) (string, error) {
 }
 
 func (s *sallyport) start(ctx context.Context) error {
-	config, err := s.writeConfig(ctx)
-	if err != nil {
+	var err error
+	if s.config, err = s.writeConfig(ctx); err != nil {
 		return err
 	}
-	file := filepath.Join(s.e.dir, "ready.json")
-	if s.process, _, err = start(ctx, sallyportName, false, s.bin, "up", "-c", config, "--ready-file", file); err != nil {
+	file := filepath.Join(s.dir, "ready.json")
+	if s.process, _, err = start(ctx, s.name, false, s.bin, "up", "-c", s.config, "--ready-file", file); err != nil {
 		return err
 	}
 	if err := s.await(ctx, func() error { s.ready, err = readReady(file); return err }); err != nil {
@@ -97,30 +117,28 @@ func (s *sallyport) writeConfig(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	listen, err := freeAddress()
-	if err != nil {
-		return "", err
+	c := map[string]any{
+		"data_dir": filepath.Join(s.dir, "data"), "evidence": map[string]any{"mode": s.e.o.scenario.Evidence},
+		"loopback_model": map[string]any{"enabled": false}, "envoy": map[string]any{"path": envoy},
 	}
-	control, err := freeAddress()
-	if err != nil {
-		return "", err
+	for _, door := range []string{"listen", "control_listen", "forward_listen"} {
+		if c[door], err = freeAddress(); err != nil {
+			return "", err
+		}
 	}
-	forward, err := freeAddress()
-	if err != nil {
-		return "", err
-	}
-	key := filepath.Join(s.e.dir, "upstream.key")
+	key := filepath.Join(s.dir, "upstream.key")
 	if err := os.WriteFile(key, []byte(credential), 0o600); err != nil {
 		return "", err
 	}
-	c := map[string]any{
-		"listen": listen, "control_listen": control, "forward_listen": forward, "data_dir": filepath.Join(s.e.dir, "data"),
-		"upstreams":      []any{map[string]any{"name": "openai", "dialect": "openai", "url": "http://" + s.e.upstream.address, "secret_class": "openai_key"}},
-		"secret_classes": []any{map[string]any{"name": "openai_key", "from": "file:" + key, "hosts": []string{s.e.upstream.address}}},
-		"evidence":       map[string]any{"mode": s.e.o.scenario.Evidence},
-		"loopback_model": map[string]any{"enabled": false},
-		"envoy":          map[string]any{"path": envoy},
+	address, upstream := s.e.upstream.address, map[string]any{"name": "openai", "dialect": "openai", "secret_class": "openai_key"}
+	upstream["url"] = "http://" + address
+	if s.name != sallyportName {
+		address = s.e.upstream.authority()
+		upstream["url"], upstream["ca_file"] = "https://"+address, s.e.upstream.certs.ca
+		c["egress"] = map[string]any{"hosts": map[string]any{upstreamHost: []string{"127.0.0.1"}}}
 	}
+	c["upstreams"] = []any{upstream}
+	c["secret_classes"] = []any{map[string]any{"name": "openai_key", "from": "file:" + key, "hosts": []string{address}}}
 	if s.redis != nil {
 		c["redis_url"] = s.redis.url
 	}
@@ -128,11 +146,11 @@ func (s *sallyport) writeConfig(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	file := filepath.Join(s.e.dir, "sallyport.yaml")
+	file := filepath.Join(s.dir, "sallyport.yaml")
 	return file, os.WriteFile(file, raw, 0o600)
 }
 
-func (s *sallyport) Name() string { return sallyportName }
+func (s *sallyport) Name() string { return s.name }
 
 // target is the gate's door, for whoever the headers say.
 func (s *sallyport) target(headers ...http.Header) target {
@@ -142,7 +160,7 @@ func (s *sallyport) target(headers ...http.Header) target {
 // Check shows each thing that "everything on" means: no token, no call; the token of one job is no use to another; an
 // allowed call leaves with the real credential and comes back with a receipt; the binding is in Redis.
 func (s *sallyport) Check(ctx context.Context) error {
-	if err := s.refuses(ctx, "TOKEN_REQUIRED", nil); err != nil {
+	if err := s.refuses(ctx, s.target(nil), "TOKEN_REQUIRED"); err != nil {
 		return fmt.Errorf("a call without a token: %w", err)
 	}
 	job, err := s.job(ctx)
@@ -155,7 +173,7 @@ func (s *sallyport) Check(ctx context.Context) error {
 	}
 	other := job.Clone()
 	other.Set(runIDHeader, job.Get(runIDHeader)+"-other")
-	if err := s.refuses(ctx, "JOB_BINDING_MISMATCH", other); err != nil {
+	if err := s.refuses(ctx, s.target(other), "JOB_BINDING_MISMATCH"); err != nil {
 		return fmt.Errorf("the token of another job: %w", err)
 	}
 	return errors.Join(s.bindingInRedis(ctx), s.e.prepareRefusals(ctx, s.tokens))
@@ -172,11 +190,14 @@ func (s *sallyport) bindingInRedis(ctx context.Context) error {
 	return err
 }
 
-// refuses wants the chat call of an identity to be refused with a code, without reaching the upstream.
-func (s *sallyport) refuses(ctx context.Context, code string, identity http.Header) error {
+// refuses wants the chat call of a target's first identity to be refused with a code, without reaching the upstream.
+func (s *sallyport) refuses(ctx context.Context, t target, code string) error {
+	return s.refusesCall(ctx, t, chat, code)
+}
+
+func (s *sallyport) refusesCall(ctx context.Context, t target, c *workload.Call, code string) error {
 	return s.e.during(ctx, "requests", 0, func() error {
-		t := s.target()
-		a, err := load.Once(ctx, t.Address, t.TLS, t.call(chat, identity))
+		a, err := load.Once(ctx, t.way(), t.call(c, t.Headers[0]))
 		if err != nil {
 			return err
 		}

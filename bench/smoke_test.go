@@ -143,7 +143,7 @@ func TestChecksRefuseImpostors(t *testing.T) {
 		}
 	})
 	t.Run("direct to an upstream that counts nothing", func(t *testing.T) {
-		other, err := startUpstream(ctx, filepath.Join(dir, "other.sock"))
+		other, err := startUpstream(ctx, dir, "other")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +156,7 @@ func TestChecksRefuseImpostors(t *testing.T) {
 		open := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(workload.Answer) }))
 		t.Cleanup(open.Close)
 		s := &sallyport{e: e, gateway: open.Listener.Addr().String()}
-		if err := s.refuses(ctx, "TOKEN_REQUIRED", nil); err == nil || !strings.Contains(err.Error(), "answered with 200") {
+		if err := s.refuses(ctx, s.target(nil), "TOKEN_REQUIRED"); err == nil || !strings.Contains(err.Error(), "answered with 200") {
 			t.Errorf("refuses: %v", err)
 		}
 	})

@@ -34,7 +34,7 @@ func (r *remote) Name() string { return targetName }
 // Check wants a call without a token to be refused, and one with a token to be answered with a receipt.
 func (r *remote) Check(ctx context.Context) error {
 	t := r.target(nil)
-	a, err := load.Once(ctx, t.Address, t.TLS, t.call(chat, nil))
+	a, err := load.Once(ctx, t.way(), t.call(chat, nil))
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (r *remote) Check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a, err = load.Once(ctx, t.Address, t.TLS, t.call(chat, job))
+	a, err = load.Once(ctx, t.way(), t.call(chat, job))
 	switch {
 	case err != nil:
 		return err

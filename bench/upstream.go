@@ -4,15 +4,19 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	"golang.org/x/sync/errgroup"
 
 	"sallyport/bench/load"
 	"sallyport/bench/workload"
@@ -108,7 +112,8 @@ func (p *pace) take() pacing {
 	return out
 }
 
-func runUpstream(ctx context.Context, socket string, stdout io.Writer) error {
+// runUpstream serves the same over plain HTTP and over TLS, where it offers HTTP/2 too, as providers do. It says both addresses.
+func runUpstream(ctx context.Context, socket, chain, key string, stdout io.Writer) error {
 	var c upstreamCounts
 	s, err := serveLocal(socket, map[string]func() any{
 		"/counts": func() any { return c.read() },
@@ -118,27 +123,59 @@ func runUpstream(ctx context.Context, socket string, stdout io.Writer) error {
 		return err
 	}
 	defer func() { _ = s.Close() }()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	plain, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(stdout, l.Addr())
-	return serveHTTP(ctx, &http.Server{Handler: &c}, l)
+	secure, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return errors.Join(err, plain.Close())
+	}
+	conf, err := (&certificates{chain: chain, key: key}).serverTLS()
+	if err != nil {
+		return errors.Join(err, plain.Close(), secure.Close())
+	}
+	fmt.Fprintln(stdout, plain.Addr(), secure.Addr())
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return serveHTTP(ctx, &http.Server{Handler: &c}, plain) })
+	g.Go(func() error { return serveHTTP(ctx, &http.Server{Handler: &c, TLSConfig: conf}, secure) })
+	return g.Wait()
 }
 
 // upstream is the running upstream as the comparison sees it.
 type upstream struct {
 	*process
-	address string
+	address string // host:port, plain HTTP
+	secure  string // host:port, TLS for upstreamHost
+	certs   *certificates
 	counter *http.Client
 }
 
-func startUpstream(ctx context.Context, socket string) (*upstream, error) {
-	p, address, err := startRole(ctx, roleUpstream, socket)
+// startUpstream starts it with its files in a directory; name tells them apart.
+func startUpstream(ctx context.Context, dir, name string) (*upstream, error) {
+	certs, err := newCertificates(dir, name)
 	if err != nil {
 		return nil, err
 	}
-	return &upstream{process: p, address: address, counter: overSocket(socket)}, nil
+	socket := filepath.Join(dir, name+".sock")
+	p, line, err := startRole(ctx, roleUpstream, socket, certs.chain, certs.key)
+	if err != nil {
+		return nil, err
+	}
+	address, secure, ok := strings.Cut(line, " ")
+	if !ok {
+		p.stop()
+		return nil, fmt.Errorf("the upstream says %q instead of two addresses", line)
+	}
+	return &upstream{process: p, address: address, secure: secure, certs: certs, counter: overSocket(socket)}, nil
+}
+
+// authority is the secure upstream's name and port.
+func (u *upstream) authority() string { return net.JoinHostPort(upstreamHost, portOf(u.secure)) }
+
+func portOf(address string) string {
+	_, port, _ := net.SplitHostPort(address) // of a listener, so it has one
+	return port
 }
 
 // pacing takes what the upstream measured of its own streams since the last time.
@@ -155,7 +192,7 @@ func (u *upstream) pacing(ctx context.Context) (pacing, error) {
 // must have reached the upstream exactly once.
 func (e *environment) expectForwarded(ctx context.Context, t target) error {
 	return e.during(ctx, "requests", 1, func() error {
-		a, err := load.Once(ctx, t.Address, t.TLS, t.call(chat, t.Headers[0]))
+		a, err := load.Once(ctx, t.way(), t.call(chat, t.Headers[0]))
 		switch {
 		case err != nil:
 			return err

@@ -3,7 +3,7 @@ package load
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -14,8 +14,7 @@ import (
 // connection is one client connection and what it recorded. Only its own goroutine touches it, but for the interval.
 type connection struct {
 	*run
-	address  string
-	tls      *tls.Config // nil for plain HTTP
+	way      Way
 	next     Sequence
 	conn     net.Conn
 	in       *bufio.Reader
@@ -38,8 +37,8 @@ type connection struct {
 
 func dialAll(ctx context.Context, p Plan) ([]*connection, error) {
 	var out []*connection
-	for _, s := range p.Connections {
-		c := &connection{address: p.Address, tls: p.TLS, next: s, latency: map[string]*Latencies{}, answered: map[string]int64{}}
+	for i, s := range p.Connections {
+		c := &connection{way: p.way(i), next: s, latency: map[string]*Latencies{}, answered: map[string]int64{}}
 		if p.Rate > 0 {
 			c.late = NewLatencies()
 		}
@@ -58,18 +57,9 @@ func dialAll(ctx context.Context, p Plan) ([]*connection, error) {
 }
 
 func (c *connection) dial(ctx context.Context) error {
-	d := net.Dialer{Timeout: Longest}
-	conn, err := d.DialContext(ctx, "tcp", c.address)
+	conn, err := c.way.dial(ctx)
 	if err != nil {
 		return err
-	}
-	if c.tls != nil {
-		secured := tls.Client(conn, c.tls)
-		if err := secured.HandshakeContext(ctx); err != nil {
-			conn.Close()
-			return err
-		}
-		conn = secured
 	}
 	c.conn, c.in = conn, bufio.NewReader(conn)
 	return nil
@@ -227,10 +217,14 @@ type Reply struct {
 // maxReply is how much of an answer Once keeps, in bytes.
 const maxReply = 1 << 20
 
-// Once sends one call over a connection of its own, with TLS unless conf is nil, and gives back what came, whatever the call wants.
-func Once(ctx context.Context, address string, conf *tls.Config, call *Call) (*Reply, error) {
-	c := &connection{address: address, tls: conf}
-	if err := c.dial(ctx); err != nil {
+// Once sends one call over a connection of its own and gives back what came, whatever the call wants. Where a proxy refuses
+// the tunnel, its answer is what came.
+func Once(ctx context.Context, way Way, call *Call) (*Reply, error) {
+	c := &connection{way: way}
+	var no *NoTunnel
+	if err := c.dial(ctx); errors.As(err, &no) {
+		return no.Reply, nil
+	} else if err != nil {
 		return nil, err
 	}
 	defer c.close()

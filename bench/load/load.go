@@ -30,6 +30,7 @@ func Same(c *Call) Sequence { return func() *Call { return c } }
 type Plan struct {
 	Address     string        // host:port
 	TLS         *tls.Config   // nil for plain HTTP
+	Tunnels     []*Tunnel     // nil, or one for each connection
 	Connections []Sequence    // one for each connection
 	Rate        float64       // calls a second over all connections, on a fixed schedule; 0 for a closed loop
 	WarmUp      time.Duration // before the window; nothing in it is recorded
@@ -37,6 +38,15 @@ type Plan struct {
 	Every       time.Duration // length of one interval of the window's record; 0 for no intervals
 	Begin, End  func() error  // called at the window's edges
 	Edge        func() error  // called at the end of each interval; may be nil
+}
+
+// way is how a connection is made.
+func (p Plan) way(i int) Way {
+	w := Way{Address: p.Address, TLS: p.TLS}
+	if p.Tunnels != nil {
+		w.Tunnel = p.Tunnels[i]
+	}
+	return w
 }
 
 // Latencies are histograms in microseconds.

@@ -185,7 +185,7 @@ func TestWrongAnswersAreErrors(t *testing.T) {
 				w.Header().Set("X-There", "yes")
 				_, _ = w.Write([]byte("answer"))
 			})
-			c := &connection{address: address, run: &run{}}
+			c := &connection{way: Way{Address: address}, run: &run{}}
 			defer c.close()
 			_, err := c.call(context.Background(), get(address, tc.want))
 			if (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
@@ -213,7 +213,7 @@ func TestBodyIsSentWhole(t *testing.T) {
 			}
 		})
 		call := Prepare("x", http.MethodPost, address, "/", http.Header{}, b, Want{})
-		if _, err := Once(t.Context(), address, nil, call); err != nil || got.Load() != b.Size() {
+		if _, err := Once(t.Context(), Way{Address: address}, call); err != nil || got.Load() != b.Size() {
 			t.Errorf("fill %d: %d of %d bytes, %v", fill, got.Load(), b.Size(), err)
 		}
 	}

@@ -163,3 +163,38 @@ func (c *canvas) bar(s Stack, y float64, across scale, parts []string) {
 	}
 	c.text(across.at(sum)+7, y+13, value, style{size: 12, halo: true})
 }
+
+// barTint is light enough for a span to be seen on it.
+const barTint = "#a9d3ee"
+
+func startupPanel(c *canvas, y float64, f Figures) float64 {
+	if len(f.Startup) == 0 {
+		return y
+	}
+	y = c.panelTitle(y+panelGap-margin/2, "Start-up", "from a command's start to its end: median, and from the tenth to the ninetieth percentile")
+	most := 0.0
+	for _, b := range f.Startup {
+		most = max(most, b.High)
+	}
+	bottom := y + float64(len(f.Startup))*barRow + 10
+	across := linear(most, barsLeft, plotRight-valueMargin)
+	c.horizontalAxis(across, y, bottom, "milliseconds")
+	for i, b := range f.Startup {
+		top := y + 10 + float64(i)*barRow
+		c.fitted(barsLeft-10, top+13, b.Name, barsLeft-10-margin, style{size: 12, anchor: end})
+		if w := across.at(b.Value) - barsLeft; w > 0 {
+			c.rect(barsLeft, top, w, barHeight, barTint, ink)
+		}
+		c.span(across.at(b.Low), across.at(b.High), top+barHeight/2)
+		c.text(across.at(b.High)+9, top+13, number(b.Value)+" ms", style{size: 12, halo: true})
+	}
+	c.line(barsLeft, y, barsLeft, bottom, ink, 1, "")
+	return bottom + axisBelow + margin/2
+}
+
+// span is a whisker that lies.
+func (c *canvas) span(left, right, y float64) {
+	c.line(left, y, right, y, ink, 1.2, "")
+	c.line(left, y-4, left, y+4, ink, 1.2, "")
+	c.line(right, y-4, right, y+4, ink, 1.2, "")
+}

@@ -30,13 +30,20 @@ type Stack struct {
 	Parts []Part
 }
 
-// Figures is everything that is drawn. A panel without data says so.
+// Bar is one figure, such as how long a command takes, with the span of most of its measurements.
+type Bar struct {
+	Name             string
+	Value, Low, High float64
+}
+
+// Figures is everything that is drawn. A panel without data says so; that of starts is left out.
 type Figures struct {
 	Title, Subtitle string
 	Latency         []Series // X is the percentile as a fraction between 0 and 1, Y is in milliseconds
 	LatencyNote     string   // what the distribution is of, such as the number of connections
 	Throughput      []Series // X is the number of connections, Y is in requests a second
 	Cost            []Stack  // CPU milliseconds a request
+	Startup         []Bar    // milliseconds, with the tenth and the ninetieth percentile
 }
 
 // The layout, in pixels: a plot with its legend on the right, and the next panel below it.
@@ -67,6 +74,7 @@ func SVG(w io.Writer, f Figures) error {
 	y = latencyPanel(c, y, f, looks)
 	y = throughputPanel(c, y, f, looks)
 	y = costPanel(c, y, f)
+	y = startupPanel(c, y, f)
 	return c.writeTo(w, y, f)
 }
 

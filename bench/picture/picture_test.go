@@ -101,6 +101,7 @@ func degenerate() map[string]Figures {
 			Throughput: []Series{{Name: "a"}},
 		},
 		"only titles of series":  {Latency: []Series{{Name: "a"}}},
+		"starts alone":           {Startup: []Bar{{"true", 1, 0.9, 1.2}, {strings.Repeat("a long command ", 9), 80, 70, 1e6}, {"no time", 0, 0, 0}}},
 		"a bar without parts":    {Cost: []Stack{{Name: "direct"}}},
 		"unordered points":       {Latency: []Series{{Name: "a", Points: []Point{{0.99, 9}, {0.5, 1}, {0.9, 3}}}}},
 		"tiny and huge":          {Latency: []Series{{Name: "a", Points: []Point{{1e-300, 1e-9}, {1 - 1e-9, 1e12}}}}, Throughput: []Series{{Name: "a", Points: []Point{{1e-9, 1e-9}, {1e12, 1e12}}}}, Cost: []Stack{{Name: "a", Parts: []Part{{"p", 1e12}}}}},
@@ -342,6 +343,23 @@ func TestDegenerate(t *testing.T) {
 	}
 }
 
+// TestStartupIsDrawnWhereThereIsOne, below the other panels.
+func TestStartupIsDrawnWhereThereIsOne(t *testing.T) {
+	f := realistic()
+	without := strings.Join(texts(parse(t, draw(t, f))), "\n")
+	f.Startup = []Bar{{"true", 0.858, 0.8, 0.9}, {"sallyport run", 78.6, 77.5, 86}}
+	all := parse(t, draw(t, f))
+	if o := overlapping(all); o != "" {
+		t.Error(o)
+	}
+	with := strings.Join(texts(all), "\n")
+	for _, want := range []string{"Start-up", "sallyport run", "78.6 ms", "0.858 ms"} {
+		if !strings.Contains(with, want) || strings.Contains(without, want) {
+			t.Errorf("%q should be in the picture with starts, and in no other", want)
+		}
+	}
+}
+
 func TestRefused(t *testing.T) {
 	nan, inf := math.NaN(), math.Inf(1)
 	one := func(x, y float64) []Series { return []Series{{Name: "envoy", Points: []Point{{0.5, 1}, {x, y}}}} }
@@ -370,6 +388,10 @@ func TestRefused(t *testing.T) {
 		"cost is NaN":            {Figures{Cost: []Stack{{Name: "a", Parts: []Part{{"p", nan}}}}}, `cost: "a", part "p"`},
 		"cost is infinite":       {Figures{Cost: []Stack{{Name: "a", Parts: []Part{{"p", inf}}}}}, `cost: "a", part "p"`},
 		"cost is negative":       {Figures{Cost: []Stack{{Name: "a", Parts: []Part{{"p", -1}}}}}, "-1 milliseconds"},
+		"start is NaN":           {Figures{Startup: []Bar{{"a", nan, 0, 1}}}, `start-up: "a"`},
+		"start before its span":  {Figures{Startup: []Bar{{"a", 1, 2, 3}}}, "from 2 to 3"},
+		"start takes forever":    {Figures{Startup: []Bar{{"a", 1, 1, inf}}}, `start-up: "a"`},
+		"two starts of a name":   {Figures{Startup: []Bar{{"a", 1, 1, 1}, {"a", 1, 1, 1}}}, "twice"},
 		"two parts of a name":    {Figures{Cost: []Stack{{Name: "a", Parts: []Part{{"p", 1}, {"p", 1}}}}}, "twice"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -440,6 +462,7 @@ func FuzzSVG(f *testing.F) {
 			Title: name, Latency: []Series{{Name: "a" + name, Points: []Point{{p, ms}}}},
 			Throughput: []Series{{Name: "b" + name, Points: []Point{{connections, rps}}}},
 			Cost:       []Stack{{Name: "c" + name, Parts: []Part{{"p", cost}}}},
+			Startup:    []Bar{{Name: "d" + name, Value: ms, Low: min(ms, cost), High: max(ms, rps)}},
 		})
 		if err == nil {
 			parse(t, b.Bytes())

@@ -15,7 +15,7 @@ const (
 
 // validate reports the first figure that cannot be drawn, by panel, name and place.
 func (f Figures) validate() error {
-	if len(f.Latency)+len(f.Throughput)+len(f.Cost) == 0 {
+	if len(f.Latency)+len(f.Throughput)+len(f.Cost)+len(f.Startup) == 0 {
 		return errors.New("picture: there is nothing to draw")
 	}
 	for _, panel := range []struct {
@@ -29,6 +29,22 @@ func (f Figures) validate() error {
 	}
 	if err := validateCost(f.Cost); err != nil {
 		return fmt.Errorf("picture: cost: %w", err)
+	}
+	if err := validateStartup(f.Startup); err != nil {
+		return fmt.Errorf("picture: start-up: %w", err)
+	}
+	return nil
+}
+
+func validateStartup(bars []Bar) error {
+	seen := map[string]bool{}
+	for i, b := range bars {
+		if err := name(seen, b.Name, i); err != nil {
+			return err
+		}
+		if !within(b.Low, 0, b.Value) || !within(b.High, b.Value, largest) {
+			return fmt.Errorf("%q: %g milliseconds, from %g to %g, cannot be drawn", b.Name, b.Value, b.Low, b.High)
+		}
 	}
 	return nil
 }

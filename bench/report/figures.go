@@ -14,7 +14,7 @@ var percentiles = []float64{0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0
 // Figures are what the picture shows: the first workload of the run, in a closed loop where there is one.
 func (r *Report) Figures() picture.Figures {
 	r.Summarise()
-	f := picture.Figures{Title: r.Title}
+	f := picture.Figures{Title: r.Title, Startup: r.startupBars()}
 	var same []Setting // of the workload shown, by connections
 	for _, s := range r.Settings {
 		if first := r.Settings[0]; s.Workload == first.Workload && s.Rate == first.Rate && s.Part == first.Part {

@@ -24,6 +24,7 @@ type Report struct {
 	Cells    []*Cell           `json:"cells"`
 	Skipped  []Skipped         `json:"skipped,omitempty"`
 	Summary  []*Summary        `json:"summary"`
+	Startups []*Startup        `json:"startups,omitempty"`
 	Limits   []string          `json:"limits,omitempty"`
 }
 
@@ -130,6 +131,9 @@ func (r *Report) Summarise() {
 				r.Summary = append(r.Summary, r.summary(s, p, cells))
 			}
 		}
+	}
+	for _, s := range r.Startups {
+		s.summarise(r.Startups[0])
 	}
 	r.Limits = r.limits()
 }

@@ -29,6 +29,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 	r.refusals(out)
 	r.costs(out)
 	r.soaks(out)
+	r.startups(out)
 	r.limitLines(out)
 	return out.err
 }

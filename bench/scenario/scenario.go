@@ -18,6 +18,8 @@ type Scenario struct {
 	Rounds   int      `yaml:"rounds"`   // how often each peer is measured in each setting; default DefaultRounds
 	Seconds  float64  `yaml:"seconds"`  // measured time of one cell; default DefaultSeconds
 	Evidence string   `yaml:"evidence"` // Sallyport's evidence mode; default DefaultEvidence
+	Baseline string   `yaml:"baseline"` // peer that ratios are to; "" for the usual one
+	Startups int      `yaml:"startups"` // how often the start of each command is measured; 0: not at all
 	Peers    []string `yaml:"peers"`    // default: all that there are
 	Parts    []Part   `yaml:"parts"`
 }
@@ -54,6 +56,7 @@ const (
 	// MaxConnections stays below 1,024, where Envoy's default circuit breaker opens.
 	MaxConnections = 1000
 	maxTokens      = 1_000_000
+	maxStartups    = 10_000
 )
 
 // ApplyDefaults fills in what is not said.
@@ -107,7 +110,7 @@ func (p *Part) applyDefaults(s *Scenario) {
 
 // Only has every part measure this peer, whatever the file says.
 func (s *Scenario) Only(peer string) {
-	s.Peers = []string{peer}
+	s.Peers, s.Baseline = []string{peer}, ""
 	for i := range s.Parts {
 		s.Parts[i].Peers = s.Peers
 	}
@@ -136,6 +139,12 @@ func (s *Scenario) problems(peers []string) []problem {
 	}
 	wrong := peerProblems("peers", s.Peers, peers)
 	out = append(out, wrong...)
+	if s.Baseline != "" && !slices.Contains(s.Peers, s.Baseline) {
+		out = append(out, bad("baseline", "%q is not one of %s", s.Baseline, strings.Join(s.Peers, ", ")))
+	}
+	if s.Startups < 0 || s.Startups > maxStartups {
+		out = append(out, bad("startups", "give 0 to %d", maxStartups))
+	}
 	if len(s.Parts) == 0 {
 		out = append(out, bad("parts", "nothing to measure; give at least one part with a workload"))
 	}

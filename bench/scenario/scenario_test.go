@@ -37,6 +37,8 @@ func TestProblemsNameTheLine(t *testing.T) {
 		"evidence":           {"evidence: none\nparts:\n- workload: chat\n", `f.yaml:1: evidence: "none"; give strict`},
 		"peer":               {"peers: [nginx]\nparts:\n- workload: chat\n  peers: [direct]\n", `"nginx" is not one of direct, sallyport`},
 		"peer of part":       {"peers: [direct]\nparts:\n- workload: chat\n  peers: [sallyport]\n", `f.yaml:4: parts[0].peers: "sallyport" is not one of direct`},
+		"baseline":           {"baseline: sallyport\npeers: [direct]\nparts:\n- workload: chat\n", `f.yaml:1: baseline: "sallyport" is not one of direct`},
+		"startups":           {"startups: -1\nparts:\n- workload: chat\n", "f.yaml:1: startups: give 0 to"},
 		"no workload":        {"parts:\n- rate: 5\n", "f.yaml:2: parts[0].workload: it is missing; give one of chat"},
 		"unknown workload":   {"parts:\n- workload: chat\n- workload: mcp\n", `f.yaml:3: parts[1].workload: "mcp": no such workload`},
 		"connections":        {"parts:\n- workload: chat\n  connections: [1, 5000]\n", "f.yaml:3: parts[0].connections: 5000 is not between"},

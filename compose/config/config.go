@@ -42,7 +42,7 @@ type Config struct {
 type Upstream struct {
 	Name        string `yaml:"name"`
 	Provider    string `yaml:"provider"` // name in contracts
-	Dialect     string `yaml:"dialect"`  // openai, anthropic or gemini
+	Dialect     string `yaml:"dialect"`  // openai, anthropic, gemini or mcp
 	URL         string `yaml:"url"`
 	SecretClass string `yaml:"secret_class"` // "" means that no credential is sent
 	CAFile      string `yaml:"ca_file"`      // "" means the system's authorities
@@ -74,6 +74,8 @@ type Evidence struct {
 	Dir  string `yaml:"dir"`
 	// AuditorKeys are files with the public keys that bodies are sealed to where contracts say so.
 	AuditorKeys []string `yaml:"auditor_keys"`
+	// LogOrigin names a new transparency log; "" means sallyport/ and the gateway's key. A log keeps its name.
+	LogOrigin string `yaml:"log_origin"`
 }
 
 // ExtProc is about the deciding processes.

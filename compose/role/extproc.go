@@ -142,7 +142,7 @@ func gateUpstreams(c *config.Config) ([]gate.Upstream, error) {
 		if err != nil {
 			return nil, fmt.Errorf("upstream %s: %w", u.Name, err)
 		}
-		out = append(out, gate.Upstream{Name: u.Name, Provider: u.Provider, Dialect: u.Dialect, URL: to, SecretClass: u.SecretClass})
+		out = append(out, gate.Upstream{Name: u.Name, Provider: providerOf(u), Dialect: u.Dialect, URL: to, SecretClass: u.SecretClass})
 	}
 	return out, nil
 }

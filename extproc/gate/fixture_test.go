@@ -21,6 +21,7 @@ import (
 	"sallyport/signer/envelope"
 	"sallyport/signer/keyring"
 	"sallyport/signer/privacy/seal"
+	"sallyport/signer/receipt"
 	"sallyport/signer/record"
 	"sallyport/signer/token"
 	"sallyport/signer/trust"
@@ -66,6 +67,8 @@ type recorder struct {
 	onComplete func() error
 	onRefuse   func()
 	onSeal     func(*seal.Chunk) error
+	delivery   *receipt.Delivery // of calls whose clients get it
+	lookup     func(job, nonce string) (*receipt.Delivery, error)
 
 	mu       sync.Mutex
 	intents  []*record.Intent
@@ -119,6 +122,17 @@ func (r *recorder) Seal(_ context.Context, c *seal.Chunk) error {
 	r.sealed = append(r.sealed, c)
 	r.journal.add("sealed " + c.Direction.String())
 	return nil
+}
+
+func (r *recorder) Deliver(ctx context.Context, i *record.Intent, c *record.Completion) (*receipt.Delivery, error) {
+	if err := r.Complete(ctx, i, c); err != nil {
+		return nil, err
+	}
+	return r.delivery, nil
+}
+
+func (r *recorder) Lookup(_ context.Context, job, nonce string) (*receipt.Delivery, error) {
+	return r.lookup(job, nonce)
 }
 
 func (r *recorder) Refuse(f *record.Refusal) {

@@ -20,6 +20,7 @@ import (
 	"sallyport/signer/client"
 	"sallyport/signer/privacy"
 	"sallyport/signer/privacy/seal"
+	"sallyport/signer/receipt"
 	"sallyport/signer/record"
 )
 
@@ -53,6 +54,10 @@ type Recorder interface {
 	Complete(ctx context.Context, i *record.Intent, c *record.Completion) error
 	// Seal returns nil only when a sealed part of a body is in the log, before what is recorded later.
 	Seal(ctx context.Context, c *seal.Chunk) error
+	// Deliver is Complete for a call whose client gets the receipt with the answer: nil where it is recorded and not at hand.
+	Deliver(ctx context.Context, i *record.Intent, c *record.Completion) (*receipt.Delivery, error)
+	// Lookup finds the receipt of a job's call by its nonce (client.ErrNoReceipt, client.ErrInFlight).
+	Lookup(ctx context.Context, job, nonce string) (*receipt.Delivery, error)
 	// Refuse hands over a refusal; it does not wait.
 	Refuse(r *record.Refusal)
 	// Trust is the newest word on keys and revocations; nil before the first.
@@ -171,7 +176,7 @@ func New(cfg Config) (*Gate, error) {
 		lines:     &lines{},
 		settling:  &deadlines{after: cfg.SettleTimeout},
 	}
-	g.watch = newWatch(cfg.Signer.Trust)
+	g.watch = newWatch(cfg.Signer.Trust, cfg.Now, g.tokens.renewed)
 	return g, nil
 }
 

@@ -67,7 +67,7 @@ var traits = func() map[string]trait {
 	for _, h := range controls {
 		m[h] |= isRemoved | isSingle
 	}
-	for _, h := range []string{"content-encoding", "content-type", "content-length", ":path", ":authority", ":method"} {
+	for _, h := range []string{"content-encoding", "content-type", "content-length", "upgrade", ":path", ":authority", ":method"} {
 		m[h] |= isSingle
 	}
 	for _, h := range []string{"authorization", "content-encoding", ":authority"} {
@@ -81,7 +81,8 @@ type request struct {
 	method, path, query string // path without query
 	authority           string
 	contentEncoding     string
-	upgrade             string
+	upgrade, connection string
+	sized               bool // it says that a body follows
 	runID, eventHash    string
 	idempotencyKey      string
 	policyHash          string
@@ -144,6 +145,10 @@ func (r *request) take(name, value string, t trait) {
 		r.contentEncoding = value
 	case "upgrade":
 		r.upgrade = value
+	case "connection":
+		r.connection = value
+	case "content-length", "transfer-encoding":
+		r.sized = true
 	case runIDHeader:
 		r.runID = value
 	case eventHashHeader:

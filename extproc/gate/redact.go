@@ -3,6 +3,7 @@ package gate
 import (
 	"errors"
 
+	"sallyport/extproc/message"
 	"sallyport/signer/code"
 	"sallyport/signer/privacy"
 )
@@ -42,9 +43,9 @@ func (x *exchange) job() string {
 }
 
 // replacing is the body that Envoy shall send instead of the one that came; nil where it is the same.
-func replacing(came, leaves []byte) []byte {
+func replacing(came, leaves []byte) *message.Body {
 	if len(came) == len(leaves) && (len(came) == 0 || &came[0] == &leaves[0]) {
 		return nil
 	}
-	return leaves
+	return &message.Body{Bytes: leaves}
 }

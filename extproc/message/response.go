@@ -10,8 +10,7 @@ type Response struct {
 	Immediate *Immediate // the request is answered here instead, and goes no further
 
 	Mutation *Mutation // of header and body answers
-	// Body replaces the body that is answered, where it is not nil.
-	Body []byte
+	Body     *Body     // of body answers; nil leaves the body as it is
 	// Metadata is the dynamic metadata that the other filters see, under Namespace.
 	Namespace string
 	Metadata  []Header
@@ -21,6 +20,9 @@ type Response struct {
 	Unwatched bool
 	// HalfWatched: only the answer is shown, its body as it passes. For a CONNECT that nobody else looks into.
 	HalfWatched bool
+	// Unshown: of the answer's body nothing is shown, and the stream stays open as long as the answer does. For a 101, whose
+	// body is a tunnel. What keeps the stream open is the wait for trailers, which never come.
+	Unshown bool
 }
 
 // Mutation changes the headers before they go on.
@@ -29,6 +31,9 @@ type Mutation struct {
 	Remove     []string
 	ClearRoute bool // the route is chosen again
 }
+
+// Body is what goes on instead of a body, or of a chunk of it.
+type Body struct{ Bytes []byte }
 
 // Immediate is an answer that is not the upstream's.
 type Immediate struct {
@@ -47,11 +52,12 @@ const (
 	answerCommon  protowire.Number = 1 // HeadersResponse, BodyResponse
 	commonHeaders protowire.Number = 2 // CommonResponse
 	commonBody    protowire.Number = 3
-	bodyWhole     protowire.Number = 1 // BodyMutation
 	commonClear   protowire.Number = 5
 
 	mutationSet    protowire.Number = 1 // HeaderMutation
 	mutationRemove protowire.Number = 2
+	replaceBytes   protowire.Number = 1 // BodyMutation
+	replaceClear   protowire.Number = 2
 	optionHeader   protowire.Number = 1 // HeaderValueOption
 	optionAction   protowire.Number = 3
 
@@ -104,6 +110,12 @@ func (r *Response) Append(dst []byte) []byte {
 			return number(dst, modeResponseTrailers, modeSkip) // the bodies' modes are 0, NONE
 		})
 	}
+	if r.Unshown {
+		dst = nested(dst, responseMode, func(dst []byte) []byte {
+			dst = number(dst, modeResponseHeaders, modeSend)
+			return number(dst, modeResponseTrailers, modeSend) // the body's mode is 0, NONE
+		})
+	}
 	if r.HalfWatched {
 		dst = nested(dst, responseMode, func(dst []byte) []byte {
 			dst = number(dst, modeResponseHeaders, modeSend)
@@ -119,13 +131,10 @@ func (r *Response) common(dst []byte) []byte {
 	if r.Mutation != nil {
 		dst = r.Mutation.append(dst)
 	}
-	if r.Body == nil {
-		return dst
+	if r.Body != nil {
+		dst = r.Body.append(dst)
 	}
-	// By hand: nested would move the whole body once more.
-	inner := protowire.SizeTag(bodyWhole) + protowire.SizeBytes(len(r.Body))
-	dst = protowire.AppendVarint(protowire.AppendTag(dst, commonBody, protowire.BytesType), uint64(inner)) //nolint:gosec // a length
-	return protowire.AppendBytes(protowire.AppendTag(dst, bodyWhole, protowire.BytesType), r.Body)
+	return dst
 }
 
 func (m *Mutation) append(dst []byte) []byte {
@@ -134,6 +143,16 @@ func (m *Mutation) append(dst []byte) []byte {
 		dst = number(dst, commonClear, 1)
 	}
 	return dst
+}
+
+func (b *Body) append(dst []byte) []byte {
+	if len(b.Bytes) == 0 {
+		return nested(dst, commonBody, func(dst []byte) []byte { return number(dst, replaceClear, 1) })
+	}
+	// By hand: nested would move the whole body once more.
+	inner := protowire.SizeTag(replaceBytes) + protowire.SizeBytes(len(b.Bytes))
+	dst = protowire.AppendVarint(protowire.AppendTag(dst, commonBody, protowire.BytesType), uint64(inner)) //nolint:gosec // a length
+	return protowire.AppendBytes(protowire.AppendTag(dst, replaceBytes, protowire.BytesType), b.Bytes)
 }
 
 func headerMutation(dst []byte, set []Header, remove []string) []byte {

@@ -70,6 +70,12 @@ func Payload(dst, intent []byte, continues string) []byte {
 	return append(dst, '}')
 }
 
+// PayloadHash is the hash of Payload.
+func PayloadHash(intent []byte, continues string) string {
+	var room [2048]byte
+	return jcs.Hash(Payload(room[:0], intent, continues))
+}
+
 // Code is a public verifiers' reason for which a chain is not accepted.
 type Code string
 

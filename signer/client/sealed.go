@@ -13,7 +13,7 @@ import (
 func (c *Client) Seal(ctx context.Context, chunk *seal.Chunk) error {
 	l, err := c.current(ctx, patience)
 	if err == nil {
-		err = l.call(ctx, c.next.Add(1), wire.Sealed, chunk)
+		err = l.call(ctx, c.next.Add(1), wire.Sealed, chunk, nil)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRecorded, err)

@@ -98,9 +98,14 @@ const (
 	PayloadEncoded      Code = "PAYLOAD_ENCODED"
 	PayloadEmpty        Code = "PAYLOAD_EMPTY"
 	UpgradeNotSupported Code = "UPGRADE_NOT_SUPPORTED"
+	MCPNoSession        Code = "MCP_NO_SESSION"
 	IdempotencyInUse    Code = "IDEMPOTENCY_KEY_IN_USE"
 	IdempotencyMismatch Code = "IDEMPOTENCY_FINGERPRINT_MISMATCH"
 	IdempotencyNoReplay Code = "IDEMPOTENCY_REPLAY_UNAVAILABLE"
+	InvalidNonce        Code = "INVALID_NONCE"
+	ReceiptNotFound     Code = "RECEIPT_NOT_FOUND"
+	ReceiptInFlight     Code = "RECEIPT_INFLIGHT"
+	ReceiptMismatch     Code = "RECEIPT_BINDING_MISMATCH"
 
 	// Limits, the gate itself, the upstream.
 	LimitReached        Code = "LIMIT_REACHED"
@@ -174,10 +179,15 @@ var table = []Info{
 	{PayloadTooLarge, ClassRequest, 413, "The request body is larger than this gateway's limit."},
 	{PayloadEncoded, ClassRequest, 415, "The request body is compressed; send it without Content-Encoding."},
 	{PayloadEmpty, ClassRequest, 400, "The request body is empty."},
+	{MCPNoSession, ClassRequest, 405, "This GET belongs to no session, and the older transport with one stream for all answers is not carried; configure the client for streamable HTTP."},
 	{UpgradeNotSupported, ClassRequest, 426, "WebSocket is not carried on this route; use an ordinary POST."},
 	{IdempotencyInUse, ClassConflict, 409, "A call with this X-Idempotency-Key is still in flight."},
 	{IdempotencyMismatch, ClassConflict, 409, "This X-Idempotency-Key was used for a different call."},
 	{IdempotencyNoReplay, ClassConflict, 409, "The call with this X-Idempotency-Key is complete, and its answer is not kept."},
+	{InvalidNonce, ClassRequest, 400, "The nonce in /v1/receipt/NONCE must be 1 to 128 of A-Z a-z 0-9 . _ : -"},
+	{ReceiptNotFound, ClassRequest, 404, "No call of this job has that nonce."},
+	{ReceiptInFlight, ClassConflict, 409, "The call with that nonce is still in flight; ask again when it is over."},
+	{ReceiptMismatch, ClassConflict, 409, "The receipt of that nonce is bound to another run or event than the one asked for."},
 
 	{LimitReached, ClassLimit, 429, "A limit of the contract is reached."},
 	{ReplayStoreDown, ClassGate, 503, "The store of used tokens cannot be reached, so nothing passes."},

@@ -144,6 +144,7 @@ func (c *Contract) addStatement(s statement, at string, wrong *problems) {
 		}
 	}
 	c.addRule(r)
+	c.warnOfRoutes(&r, at)
 }
 
 // providersOfStatements is what the routes must be open for: the literal provider in front of a resource, or any.

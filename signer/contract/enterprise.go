@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -79,6 +80,12 @@ func (c *Contract) checkEnterprise(p *enterprise) error {
 				wrong.add(fmt.Sprintf("%s.path_prefixes[%d]", at, j), "%q is not in its plain form", prefix)
 			}
 		}
+		if r.WebSocket && r.Inspect != "" && r.Inspect != InspectFull {
+			wrong.add(at+".websocket", "inspect is %q, so that no request is seen that could ask for one; let it say full, or leave websocket out", r.Inspect)
+		}
+		if r.WebSocket && len(r.Methods) > 0 && !slices.Contains(r.Methods, http.MethodGet) {
+			wrong.add(at+".websocket", "it begins as a GET, which methods does not name; add GET, or leave websocket out")
+		}
 		for j, cidr := range r.CIDRs {
 			if _, err := parsePrefix(cidr); err != nil {
 				wrong.add(fmt.Sprintf("%s.cidrs[%d]", at, j), "%v", err)
@@ -87,11 +94,18 @@ func (c *Contract) checkEnterprise(p *enterprise) error {
 	}
 	c.compileRedaction(p.Redaction.Rules, "$.redaction.rules", &wrong)
 	for i, r := range p.Egress.Rules {
-		if c.privacy == PrivacyEncrypted && r.Inspect != "" && r.Inspect != "full" {
-			wrong.add(fmt.Sprintf("$.egress.rules[%d].inspect", i), "what passes unread cannot be sealed for the auditor; use \"full\", or another receipt_privacy_mode")
+		unread, instead := ".inspect", `use "full"`
+		switch {
+		case r.WebSocket:
+			unread, instead = ".websocket", "leave it out"
+		case r.Inspect == "" || r.Inspect == InspectFull:
+			continue
 		}
-		if c.redaction != nil && r.Inspect != "" && r.Inspect != "full" {
-			wrong.add(fmt.Sprintf("$.egress.rules[%d].inspect", i), "what passes unread cannot be redacted; use \"full\", or remove redaction")
+		if c.privacy == PrivacyEncrypted {
+			wrong.add(fmt.Sprintf("$.egress.rules[%d]%s", i, unread), "what passes unread cannot be sealed for the auditor; %s, or another receipt_privacy_mode", instead)
+		}
+		if c.redaction != nil {
+			wrong.add(fmt.Sprintf("$.egress.rules[%d]%s", i, unread), "what passes unread cannot be redacted; %s, or remove redaction", instead)
 		}
 	}
 	return wrong.err()
@@ -185,7 +199,12 @@ func (c *Contract) addTool(name string, deny bool, sid, path string) {
 	byName.actions = []glob{literalGlob(ToolExecute)}
 	byName.resources = []glob{literalGlob(strings.TrimPrefix(name, "tool:")), literalGlob(name)}
 	if b.MCPServer != "" {
-		byName.resources = append(byName.resources, literalGlob("mcp:"+b.MCPServer+"/"+b.Tool))
+		at := MCPPrefix + b.MCPServer + "/"
+		if b.Tool == "*" {
+			byName.resources = append(byName.resources, v2Glob(at+"**"))
+		} else {
+			byName.resources = append(byName.resources, literalGlob(at+b.Tool))
+		}
 	}
 	c.addRule(byName)
 	if b.Host != "" {
@@ -197,6 +216,11 @@ func (c *Contract) addTool(name string, deny bool, sid, path string) {
 // addEgress keeps the rule for the routes and allows it. A way out that is no tool gets no credential.
 func (c *Contract) addEgress(e EgressRule, path string) {
 	c.egress = append(c.egress, e)
+	if e.WebSocket {
+		get := e
+		get.Methods = []string{http.MethodGet}
+		c.sockets = append(c.sockets, endpointsOf(get)...)
+	}
 	r := rule{sid: "egress:" + e.Host, path: path, actions: []glob{literalGlob(NetworkEgress)}, endpoints: endpointsOf(e), way: true}
 	if c.secrets != nil {
 		r.classes = []string{}

@@ -3,6 +3,7 @@
 package decision
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -31,8 +32,10 @@ type Payload struct {
 	MissionID  string `json:"mission_id,omitempty"`
 	Model      string `json:"model,omitempty"`
 	Path       string `json:"path,omitempty"`
+	Peer       string `json:"peer,omitempty"` // the client's address
 	PolicyHash string `json:"policy_hash_b64u,omitempty"`
 	Provider   string `json:"provider,omitempty"`
+	Resource   string `json:"resource,omitempty"` // what was asked, as contracts name it
 	RunID      string `json:"run_id"`
 	// Sequence counts the refusals of a run from 1. A number that is missing is a refusal whose record was lost or removed.
 	Sequence  uint64 `json:"sequence"`
@@ -46,7 +49,7 @@ type Payload struct {
 func Build(r *record.Refusal, gatewayID string, sequence uint64) *Payload {
 	return &Payload{
 		Code: r.Code, Decision: Deny, DecisionID: r.ID, Version: "1", Detail: r.Detail, GatewayID: gatewayID, Host: r.Host, Method: r.Method,
-		MissionID: r.MissionID, Model: r.Model, Path: r.Path, PolicyHash: r.PolicyHash, Provider: r.Provider, RunID: r.RunID, Sequence: sequence,
+		MissionID: r.MissionID, Model: r.Model, Path: r.Path, Peer: r.Peer, PolicyHash: r.PolicyHash, Provider: r.Provider, Resource: r.Resource, RunID: r.RunID, Sequence: sequence,
 		Status: r.Status, Subject: r.Subject, Timestamp: envelope.FormatTime(time.UnixMilli(r.TimeMS)), TokenHash: r.TokenHash,
 	}
 }
@@ -57,6 +60,35 @@ func Sign(p *Payload, s envelope.Signer, at time.Time) (*envelope.Envelope, erro
 		return nil, err
 	}
 	return envelope.Seal(envelope.TypeDecision, p, s, at)
+}
+
+// Read reads a refusal as it stands in the evidence log, signed or not, without verifying anything. Sequence is 0 for one that
+// is not signed.
+func Read(data []byte) (r *record.Refusal, sequence uint64, err error) {
+	var d struct {
+		Type    string   `json:"envelope_type"`
+		Payload *Payload `json:"payload"`
+		record.Refusal
+	}
+	if err := json.Unmarshal(data, &d); err != nil {
+		return nil, 0, fmt.Errorf("refusal: %w", err)
+	}
+	if d.Type == "" {
+		return &d.Refusal, 0, nil
+	}
+	p := d.Payload
+	if d.Type != envelope.TypeDecision || p == nil {
+		return nil, 0, fmt.Errorf("%w: envelope type %q", ErrPayload, d.Type)
+	}
+	at, err := time.Parse(time.RFC3339Nano, p.Timestamp)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: %w", ErrPayload, err)
+	}
+	return &record.Refusal{
+		ID: p.DecisionID, TimeMS: at.UnixMilli(), Code: p.Code, Status: p.Status, Detail: p.Detail, RunID: p.RunID, MissionID: p.MissionID,
+		Subject: p.Subject, TokenHash: p.TokenHash, PolicyHash: p.PolicyHash, Provider: p.Provider, Model: p.Model, Resource: p.Resource, Method: p.Method,
+		Host: p.Host, Path: p.Path, Peer: p.Peer,
+	}, p.Sequence, nil
 }
 
 // Decision is a verified decision.

@@ -1,11 +1,6 @@
 package record
 
-import (
-	"encoding/json"
-	"fmt"
-
-	"sallyport/signer/chain"
-)
+import "sallyport/signer/chain"
 
 // Logged is an intent as it stands in the evidence log.
 type Logged struct {
@@ -25,9 +20,5 @@ func (l *Logged) AppendJSON(dst, intent []byte) []byte {
 		return dst
 	}
 	dst = append(dst[:len(dst)-1], `,"chain":`...)
-	link, err := json.Marshal(l.Chain)
-	if err != nil {
-		panic(fmt.Sprintf("record: a chain link always has a JSON form: %v", err))
-	}
-	return append(append(dst, link...), '}')
+	return append(l.Chain.AppendJSON(dst), '}')
 }

@@ -81,6 +81,7 @@ type Refusal struct {
 	PolicyHash string `json:"policy_hash_b64u,omitempty"`
 	Provider   string `json:"provider,omitempty"`
 	Model      string `json:"model,omitempty"`
+	Resource   string `json:"resource,omitempty"` // what was asked, as contracts name it, where that much was understood
 	Method     string `json:"method,omitempty"`
 	Host       string `json:"host,omitempty"`
 	Path       string `json:"path,omitempty"`
