@@ -12,6 +12,7 @@ import (
 	"sallyport/signer/client"
 	"sallyport/signer/code"
 	"sallyport/signer/contract"
+	"sallyport/signer/privacy/seal"
 	"sallyport/signer/record"
 	"sallyport/signer/token"
 )
@@ -57,6 +58,7 @@ type exchange struct {
 	idem   *idempotency // nil without an X-Idempotency-Key
 	sum    hash.Hash    // over the answer's raw bytes
 	meter  dialect.Meter
+	sealer *seal.Sealer // of the answer's body; nil where only its hash is kept
 	answer record.Completion
 	// handing puts the receipt into the answer; nil where only its id goes with it.
 	handing *handing
@@ -128,6 +130,9 @@ func (x *exchange) recordEnd(c *record.Completion) {
 			x.gate.cfg.Log.Error("recording the end of a call panicked", "receipt", x.intent.ID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
+	if err := x.sealEnd(ctx); err != nil {
+		x.gate.cfg.Log.Error("the end of a cut answer could not be sealed", "receipt", x.intent.ID, "error", err)
+	}
 	if err := x.gate.cfg.Signer.Complete(ctx, x.intent, c); err != nil {
 		// The intent is in the log: the signer itself will mark it as cut when it recovers.
 		x.gate.cfg.Log.Error("the end of a call could not be recorded", "receipt", x.intent.ID, "error", err)

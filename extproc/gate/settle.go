@@ -85,9 +85,14 @@ func (x *exchange) responseBody(m *message.Request) (*message.Response, error) {
 		x.meter.Write(m.Body)
 	}
 	x.answer.ResponseBytes += int64(len(m.Body))
-	if m.EndOfStream {
+	if m.EndOfStream || x.sealer != nil {
 		return nil, errLater
 	}
+	return x.passChunk(m)
+}
+
+// passChunk lets a chunk of the answer on, as far as it may go before the end is known.
+func (x *exchange) passChunk(m *message.Request) (*message.Response, error) {
 	switch {
 	case x.tools != nil:
 		return x.toolChunk(m, x.tools.Pass)
@@ -95,6 +100,22 @@ func (x *exchange) responseBody(m *message.Request) (*message.Response, error) {
 		return &message.Response{Answer: m.Kind, Body: &message.Body{Bytes: x.handing.pass(m.Body)}}, nil
 	}
 	return goOn(m.Kind), nil
+}
+
+// passLast settles the call, and lets the last chunk of its answer on.
+func (x *exchange) passLast(m *message.Request) (*message.Response, error) {
+	if x.tools != nil {
+		// Read to its end before it counts as answered.
+		r, err := x.toolChunk(m, x.tools.End)
+		if err != nil {
+			return nil, err
+		}
+		return r, x.settle()
+	}
+	if err := x.settle(); err != nil || x.handing == nil {
+		return goOn(m.Kind), err
+	}
+	return &message.Response{Answer: m.Kind, Body: &message.Body{Bytes: x.handing.end(m.Body)}}, nil
 }
 
 // refusedByEnvoy is an answer that Envoy made before there was a verdict: a body over the limit, an encoded slash. Envoy
@@ -144,6 +165,10 @@ func (x *exchange) settle() error {
 func (x *exchange) record(c *record.Completion) error {
 	// The client may be gone: what happened is recorded all the same.
 	ctx := x.gate.settling.context()
+	if err := x.sealEnd(ctx); err != nil {
+		x.gate.cfg.Log.Error("answer not sealed; it is withheld", "receipt", x.id, "error", err)
+		return fmt.Errorf("%w: %s", errWithheld, code.EvidenceDown)
+	}
 	var err error
 	if x.handing != nil {
 		x.handing.receipt, err = x.gate.cfg.Signer.Deliver(ctx, x.intent, c)

@@ -130,18 +130,13 @@ func (x *exchange) wait(ctx context.Context, m *message.Request) (*message.Respo
 		}
 		return withHeader(receiptHeader, x.id), x.settle()
 	case message.ResponseBody:
-		if x.tools != nil {
-			// Read to its end before it counts as answered.
-			r, err := x.toolChunk(m, x.tools.End)
-			if err != nil {
-				return nil, err
-			}
-			return r, x.settle()
+		if err := x.sealAnswer(ctx, m.Body); err != nil {
+			return nil, err
 		}
-		if err := x.settle(); err != nil || x.handing == nil {
-			return goOn(m.Kind), err
+		if !m.EndOfStream {
+			return x.passChunk(m)
 		}
-		return &message.Response{Answer: m.Kind, Body: &message.Body{Bytes: x.handing.end(m.Body)}}, nil
+		return x.passLast(m)
 	case message.ResponseTrailers:
 		if x.tools != nil || x.handing != nil && len(x.handing.held) > 0 {
 			return nil, fmt.Errorf("%w: trailers follow an answer whose end is held back", errWithheld)

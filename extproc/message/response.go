@@ -9,7 +9,7 @@ type Response struct {
 	Answer    Kind       // the kind that is answered; it goes on
 	Immediate *Immediate // the request is answered here instead, and goes no further
 
-	Mutation *Mutation // of header answers
+	Mutation *Mutation // of header and body answers
 	Body     *Body     // of body answers; nil leaves the body as it is
 	// Metadata is the dynamic metadata that the other filters see, under Namespace.
 	Namespace string
@@ -88,13 +88,11 @@ func (r *Response) Append(dst []byte) []byte {
 	switch {
 	case r.Immediate != nil:
 		dst = nested(dst, responseImmediate, r.Immediate.append)
-	case r.Body != nil:
-		dst = nested(dst, answers[r.Answer], func(dst []byte) []byte { return nested(dst, answerCommon, r.Body.append) })
-	case r.Mutation == nil:
+	case r.Mutation == nil && r.Body == nil:
 		dst = protowire.AppendTag(dst, answers[r.Answer], protowire.BytesType)
 		dst = append(dst, 0)
 	default:
-		dst = nested(dst, answers[r.Answer], func(dst []byte) []byte { return nested(dst, answerCommon, r.Mutation.append) })
+		dst = nested(dst, answers[r.Answer], func(dst []byte) []byte { return nested(dst, answerCommon, r.common) })
 	}
 	if len(r.Metadata) > 0 {
 		dst = nested(dst, responseMetadata, r.metadata)
@@ -129,6 +127,16 @@ func (r *Response) Append(dst []byte) []byte {
 	return dst
 }
 
+func (r *Response) common(dst []byte) []byte {
+	if r.Mutation != nil {
+		dst = r.Mutation.append(dst)
+	}
+	if r.Body != nil {
+		dst = r.Body.append(dst)
+	}
+	return dst
+}
+
 func (m *Mutation) append(dst []byte) []byte {
 	dst = nested(dst, commonHeaders, func(dst []byte) []byte { return headerMutation(dst, m.Set, m.Remove) })
 	if m.ClearRoute {
@@ -138,13 +146,13 @@ func (m *Mutation) append(dst []byte) []byte {
 }
 
 func (b *Body) append(dst []byte) []byte {
-	return nested(dst, commonBody, func(dst []byte) []byte {
-		if len(b.Bytes) == 0 {
-			return number(dst, replaceClear, 1)
-		}
-		dst = protowire.AppendTag(dst, replaceBytes, protowire.BytesType)
-		return protowire.AppendBytes(dst, b.Bytes)
-	})
+	if len(b.Bytes) == 0 {
+		return nested(dst, commonBody, func(dst []byte) []byte { return number(dst, replaceClear, 1) })
+	}
+	// By hand: nested would move the whole body once more.
+	inner := protowire.SizeTag(replaceBytes) + protowire.SizeBytes(len(b.Bytes))
+	dst = protowire.AppendVarint(protowire.AppendTag(dst, commonBody, protowire.BytesType), uint64(inner)) //nolint:gosec // a length
+	return protowire.AppendBytes(protowire.AppendTag(dst, replaceBytes, protowire.BytesType), b.Bytes)
 }
 
 func headerMutation(dst []byte, set []Header, remove []string) []byte {

@@ -28,6 +28,7 @@ func Diff(old, new *Contract) []Change {
 	out = append(out, diffAtoms(newDeny, oldDeny, "adds: ", false)...)
 	out = append(out, diffSecrets(old, new)...)
 	out = append(out, diffTerms(old, new)...)
+	out = append(out, diffRedaction(old, new)...)
 	out = append(out, diffMembers(old, new)...)
 	if len(out) == 0 && old.Hash != new.Hash {
 		out = append(out, Change{false, "$", "only names or order are different"})
@@ -159,7 +160,7 @@ func diffTerms(old, new *Contract) []Change {
 }
 
 // decided are the members whose differences are told by what they decide.
-var decided = []string{"allowed_models", "allowed_providers", "auth", "egress", "egress_allowlist", "limits", "models", "secrets", "statements", "tools"}
+var decided = []string{"allowed_models", "allowed_providers", "auth", "egress", "egress_allowlist", "limits", "models", "redaction", "redaction_rules", "secrets", "statements", "tools"}
 
 // diffMembers lists the members that say something without deciding anything, so that no difference goes unseen.
 func diffMembers(old, new *Contract) []Change {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"sallyport/signer/jcs"
+	"sallyport/signer/privacy"
 )
 
 // enterprise is the secrets-boundary contract with this project's extensions: models, egress, tools.bindings, limits.
@@ -26,9 +27,13 @@ type enterprise struct {
 	Egress struct {
 		Rules []EgressRule `json:"rules"`
 	} `json:"egress"`
-	Secrets secrets `json:"secrets"`
-	Auth    auth    `json:"auth"`
-	Limits  Limits  `json:"limits"`
+	Secrets   secrets `json:"secrets"`
+	Privacy   string  `json:"receipt_privacy_mode"`
+	Redaction struct {
+		Rules []privacy.Rule `json:"rules"`
+	} `json:"redaction"`
+	Auth   auth   `json:"auth"`
+	Limits Limits `json:"limits"`
 }
 
 func (c *Contract) compileEnterprise() error {
@@ -37,6 +42,7 @@ func (c *Contract) compileEnterprise() error {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	c.PolicyID, c.secrets, c.auth, c.limits, c.bindings = p.PolicyID, &p.Secrets, p.Auth, p.Limits, p.Tools.Bindings
+	c.privacy = p.Privacy
 	if err := c.checkEnterprise(&p); err != nil {
 		return err
 	}
@@ -84,6 +90,22 @@ func (c *Contract) checkEnterprise(p *enterprise) error {
 			if _, err := parsePrefix(cidr); err != nil {
 				wrong.add(fmt.Sprintf("%s.cidrs[%d]", at, j), "%v", err)
 			}
+		}
+	}
+	c.compileRedaction(p.Redaction.Rules, "$.redaction.rules", &wrong)
+	for i, r := range p.Egress.Rules {
+		unread, instead := ".inspect", `use "full"`
+		switch {
+		case r.WebSocket:
+			unread, instead = ".websocket", "leave it out"
+		case r.Inspect == "" || r.Inspect == InspectFull:
+			continue
+		}
+		if c.privacy == PrivacyEncrypted {
+			wrong.add(fmt.Sprintf("$.egress.rules[%d]%s", i, unread), "what passes unread cannot be sealed for the auditor; %s, or another receipt_privacy_mode", instead)
+		}
+		if c.redaction != nil {
+			wrong.add(fmt.Sprintf("$.egress.rules[%d]%s", i, unread), "what passes unread cannot be redacted; %s, or remove redaction", instead)
 		}
 	}
 	return wrong.err()

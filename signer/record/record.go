@@ -34,7 +34,13 @@ type Intent struct {
 	Stream         bool   `json:"stream,omitempty"`
 	TrustVersion   uint64 `json:"trust_version"` // of the key and revocation snapshot the call was judged by
 	Peer           string `json:"peer,omitempty"`
+	// PrivacyMode is PrivacyEncrypted where the bodies are sealed, "" where only their hashes are kept.
+	PrivacyMode string `json:"privacy_mode,omitempty"`
+	SealedTo    string `json:"sealed_to,omitempty"` // names of the auditors' keys, with commas between
 }
+
+// PrivacyEncrypted says that the bodies are in the log, sealed to the auditors' keys.
+const PrivacyEncrypted = "encrypted"
 
 // Outcome says how a call that reached its intent ended.
 type Outcome string
