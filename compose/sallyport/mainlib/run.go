@@ -215,6 +215,8 @@ type runSummary struct {
 	// Archives are the files for the auditor, one for each run of the job; NoArchive says why one is missing.
 	Archives  []string `json:"archives"`
 	NoArchive string   `json:"no_archive,omitempty"`
+
+	trustFile string // of this installation, by which the archives are believed
 }
 
 // archiveWait bounds the wait for records that are on their way when the program has ended.
@@ -258,7 +260,7 @@ func (a *app) conclude(c *config.Config, f *runFlags, j *job, r *runner.Result) 
 	if f.quiet && f.summaryFile == "" {
 		return nil // nobody is told, so nothing is read
 	}
-	s := runSummary{Summary: r.Summary, PolicyHash: j.hash, Mission: j.mission, ExitStatus: r.ExitCode, Evidence: c.Evidence.Dir}
+	s := runSummary{Summary: r.Summary, PolicyHash: j.hash, Mission: j.mission, ExitStatus: r.ExitCode, Evidence: c.Evidence.Dir, trustFile: c.TrustFile()}
 	s.Recorded = readRecorded(c.Evidence.Dir, j.mission, j.begin)
 	a.archives(c, &s)
 	if !f.quiet {

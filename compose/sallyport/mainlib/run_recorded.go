@@ -166,6 +166,9 @@ func (r *recorded) print(w io.Writer, s runSummary) {
 	for _, path := range s.Archives {
 		fmt.Fprintf(w, "  %-15s %s\n", "for the auditor", path)
 	}
+	if len(s.Archives) > 0 {
+		fmt.Fprintf(w, "  %-15s sallyport evidence verify %s --trust-file %s\n", "which checks it", s.Archives[0], s.trustFile)
+	}
 	if s.NoArchive != "" {
 		fmt.Fprintf(w, "  %-15s none was written: %s\n", "for the auditor", s.NoArchive)
 	}
