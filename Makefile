@@ -21,7 +21,7 @@ FUZZTIME ?= 60s
 UNIT := ./signer/... ./extproc/... ./xds/... ./envoy/... ./compose/... ./bench/...
 
 .DEFAULT_GOAL := help
-.PHONY: help up test unit fuzz-smoke e2e lint build fuzz bench bench-smoke clean deps redis
+.PHONY: help up test unit fuzz-smoke e2e lint build fuzz bench bench-smoke clean deps redis chromium
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ $(TOOLS)/envoy: | build
 
 test: ## everything: unit tests under the race detector, fuzz smoke, end to end, lint
 	@begin=$$(date +%s); \
-	for step in deps redis unit fuzz-smoke e2e bench-smoke lint; do \
+	for step in deps redis chromium unit fuzz-smoke e2e bench-smoke lint; do \
 		echo "== $$step"; \
 		$(MAKE) --no-print-directory $$step || { echo "== $$step failed"; exit 1; }; \
 	done; \
@@ -48,7 +48,7 @@ test: ## everything: unit tests under the race detector, fuzz smoke, end to end,
 unit: ## unit tests under the race detector
 	$(GO) test -race -timeout 10m $(UNIT)
 
-e2e: deps ## end-to-end tests against real Envoy and real Redis
+e2e: deps chromium ## end-to-end tests against real Envoy and real Redis
 	$(GO) test -timeout 20m ./tests/...
 
 fuzz-smoke: ## each fuzz target for SMOKETIME
@@ -85,6 +85,17 @@ redis: ## install redis-server where it is missing and possible
 		echo "redis-server is missing and cannot be installed"; exit 1; \
 	else \
 		echo "redis-server is missing; the tests that need it are skipped"; \
+	fi
+
+# The page is tested in a real browser. In CI it must be there; elsewhere its test is skipped without.
+chromium: ## install Chromium where no browser is and where that is possible
+	@for name in "$$CHROMIUM" chromium chromium-browser google-chrome; do [ -n "$$name" ] && command -v "$$name" >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends chromium; \
+	elif [ -n "$$CI" ]; then \
+		echo "chromium is missing and cannot be installed"; exit 1; \
+	else \
+		echo "chromium is missing; the test of Trust Pulse is skipped"; \
 	fi
 
 clean: ## remove what was built and the data of `make up`; keeps .tools

@@ -26,6 +26,7 @@ type Config struct {
 	ContractsDir           string        `yaml:"contracts_dir"`
 	Evidence               Evidence      `yaml:"evidence"`
 	AdminTokenFile         string        `yaml:"admin_token_file"`
+	ViewerTokenFile        string        `yaml:"viewer_token_file"`
 	JobBinding             []string      `yaml:"job_binding"`
 	MaxBodyBytes           int64         `yaml:"max_body_bytes"`
 	ExtProc                ExtProc       `yaml:"extproc"`

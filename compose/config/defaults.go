@@ -122,9 +122,10 @@ func (c *Config) defaultPaths(base string) {
 	str(&c.ContractsDir, filepath.Join(c.DataDir, "contracts"))
 	str(&c.Evidence.Dir, filepath.Join(c.DataDir, "evidence"))
 	str(&c.AdminTokenFile, filepath.Join(c.DataDir, "admin-token"))
+	str(&c.ViewerTokenFile, filepath.Join(c.DataDir, "viewer-token"))
 	str(&c.Envoy.Dir, filepath.Join(c.DataDir, "envoy"))
 	str(&c.ExtProc.RedactionSecretFile, filepath.Join(c.DataDir, "redaction-secret"))
-	for _, p := range []*string{&c.ContractsDir, &c.Evidence.Dir, &c.AdminTokenFile, &c.Envoy.Path, &c.Envoy.Dir, &c.Egress.CAFile, &c.ExtProc.RedactionSecretFile} {
+	for _, p := range []*string{&c.ContractsDir, &c.Evidence.Dir, &c.AdminTokenFile, &c.ViewerTokenFile, &c.Envoy.Path, &c.Envoy.Dir, &c.Egress.CAFile, &c.ExtProc.RedactionSecretFile} {
 		abs(p, base)
 	}
 	for i := range c.Evidence.AuditorKeys {

@@ -15,6 +15,8 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"time"
+
+	"sallyport/compose/pulse"
 )
 
 const (
@@ -61,9 +63,10 @@ func New(c Config) (http.Handler, error) {
 		mux.Handle("GET /v1/ca.pem", c.Authority)
 	}
 	issuer := issuerProxy(c.IssuerSocket, c.Log)
-	for _, path := range []string{"/v1/tokens/", "/v1/jwks", "/v1/did", "/v1/revocations/", "/v1/contracts/", "/v1/keys/", "/v1/runs", "/v1/runs/"} {
+	for _, path := range []string{"/v1/tokens/", "/v1/jwks", "/v1/did", "/v1/revocations/", "/v1/contracts/", "/v1/keys/", "/v1/runs", "/v1/runs/", "/v1/trust"} {
 		mux.Handle(path, issuer)
 	}
+	mux.Handle("/pulse/", http.StripPrefix("/pulse", pulse.Handler()))
 	mux.Handle("/health", c.Status.Handler())
 	mux.Handle("/ready", c.Status.Handler())
 	mux.Handle("/metrics", c.Status.Handler())

@@ -2,6 +2,7 @@ package role
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -15,8 +16,10 @@ import (
 	"sallyport/signer/envelope"
 	"sallyport/signer/evidenceapi"
 	"sallyport/signer/evlog"
+	"sallyport/signer/issuer"
 	"sallyport/signer/runs"
 	"sallyport/signer/tlog"
+	"sallyport/signer/trustpulse"
 )
 
 const (
@@ -38,7 +41,7 @@ func (p *Process) openIndex(evidence *evlog.Log) (*runs.Index, error) {
 }
 
 // evidenceAPI serves bundles and archives: made in this process, because the keys are here.
-func (p *Process) evidenceAPI(x *runs.Index, keys *Keys, lk *logKeys, l *logs) http.Handler {
+func (p *Process) evidenceAPI(x *runs.Index, keys *Keys, lk *logKeys, l *logs) (http.Handler, error) {
 	trust := keys.trust()
 	trust.LogKeys = lk.verifiers.Keys()
 	m := &bundle.Maker{
@@ -48,7 +51,21 @@ func (p *Process) evidenceAPI(x *runs.Index, keys *Keys, lk *logKeys, l *logs) h
 	if l.log != nil {
 		m.Proofs = l.prove
 	}
-	return evidenceapi.Handler(evidenceapi.Config{Index: x, Maker: m, Admin: l.admin.Authenticate, Log: p.Log})
+	c := evidenceapi.Config{Index: x, Maker: m, Admin: l.admin.Authenticate, Log: p.Log, Pulses: trustpulse.Store{Dir: filepath.Join(p.Config.Evidence.Dir, "trust-pulse")}}
+	viewer, created, err := issuer.CreateAdminKey(p.Config.ViewerTokenFile, rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("viewer's key: %w", err)
+	}
+	if created {
+		p.Log.Info("a viewer's key was generated", "file", p.Config.ViewerTokenFile)
+	}
+	c.Reader = func(r *http.Request) (string, bool) {
+		if _, ok := viewer.Authenticate(r); ok {
+			return "viewer", true
+		}
+		return c.Admin(r)
+	}
+	return evidenceapi.Handler(c), nil
 }
 
 // contractEnvelope reads a contract as it was published on this machine.

@@ -92,7 +92,11 @@ func (p *Process) Signer(ctx context.Context) error {
 		return err
 	}
 	defer logs.close()
-	return p.serveSigner(ctx, svc, iss, logs, index, p.evidenceAPI(index, keys, logKeys, logs))
+	evidence, err := p.evidenceAPI(index, keys, logKeys, logs)
+	if err != nil {
+		return err
+	}
+	return p.serveSigner(ctx, svc, iss, logs, index, evidence)
 }
 
 func (p *Process) serveSigner(ctx context.Context, svc *service.Service, iss *issuer.Issuer, logs *logs, index *runs.Index, evidence http.Handler) error {
@@ -115,6 +119,7 @@ func (p *Process) serveSigner(ctx context.Context, svc *service.Service, iss *is
 	paths.Handle("/", logs.handler(iss.Handler()))
 	paths.Handle("/v1/runs", evidence)
 	paths.Handle("/v1/runs/", evidence)
+	paths.Handle("/v1/trust", evidence)
 	s.http(api, paths, p.Log)
 	return s.wait()
 }

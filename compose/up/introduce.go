@@ -41,6 +41,7 @@ type Ready struct {
 	ForwardURL        string           `json:"forward_url,omitempty"` // for HTTPS_PROXY; missing without a forward door
 	ControlURL        string           `json:"control_url"`
 	AdminTokenFile    string           `json:"admin_token_file"`
+	ViewerTokenFile   string           `json:"viewer_token_file"`
 	ContractHash      string           `json:"contract_hash"`
 	ExampleToken      string           `json:"example_token"`
 	GatewaySignerDID  string           `json:"gateway_signer_did"`
@@ -60,7 +61,7 @@ func (s *system) introduce(ctx context.Context) (*Ready, error) {
 	}
 	r := &Ready{
 		GatewayURL: "http://" + dialable(c.Listen), ControlURL: "http://" + dialable(c.ControlListen),
-		AdminTokenFile: c.AdminTokenFile, GatewaySignerDID: t.GatewaySigners[0], ContractSignerDID: t.ContractSigners[0],
+		AdminTokenFile: c.AdminTokenFile, ViewerTokenFile: c.ViewerTokenFile, GatewaySignerDID: t.GatewaySigners[0], ContractSignerDID: t.ContractSigners[0],
 		EvidenceDir: c.Evidence.Dir, EnvoyVersion: s.envoyVersion, PIDs: s.pids(),
 	}
 	if c.Forward() {

@@ -18,6 +18,7 @@ Sallyport is ready. Without a token it refuses; it has just refused itself.
 {{end}}  control    {{.ControlURL}}    administrator's key: {{.AdminTokenFile}}
   upstreams  {{.Upstreams}}
   evidence   {{.EvidenceDir}} ({{.Mode}})    signed by {{.GatewaySignerDID}}
+  pulse      {{.ControlURL}}/pulse/    what ran, verified in your browser; viewer's key: {{.ViewerTokenFile}}
   envoy      {{.EnvoyVersion}}    access log: {{.AccessLog}}
 {{if .ContractHash}}  contract   {{.ContractHash}} (example)
 

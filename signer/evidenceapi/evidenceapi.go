@@ -15,6 +15,7 @@ import (
 
 	"sallyport/signer/bundle"
 	"sallyport/signer/runs"
+	"sallyport/signer/trustpulse"
 )
 
 const (
@@ -28,19 +29,26 @@ const (
 type Config struct {
 	Index *runs.Index
 	Maker *bundle.Maker
-	Admin func(*http.Request) (who string, ok bool)
-	Log   *slog.Logger
+	// Reader says who may read. Admin says who may also add what an agent reports of itself.
+	Reader, Admin func(*http.Request) (who string, ok bool)
+	Pulses        trustpulse.Store
+	Log           *slog.Logger
 }
 
-// Handler serves GET /v1/runs, /v1/runs/RUN, /v1/runs/RUN/bundle?part= and /v1/runs/RUN/archive. RUN is a run's id or its short
-// name; job= tells runs of one id apart, wait=2s waits for calls that are open.
+// Handler serves GET /v1/runs, /v1/runs/RUN, /v1/runs/RUN/summary, /v1/runs/RUN/bundle?part=, /v1/runs/RUN/archive and /v1/trust,
+// and GET and POST /v1/runs/RUN/trust-pulse. RUN is a run's id or its short name; job= tells runs of one id apart, wait=2s waits
+// for calls that are open.
 func Handler(c Config) http.Handler {
 	mux := http.NewServeMux()
 	s := &server{c}
-	mux.HandleFunc("GET /v1/runs", s.admin(s.list))
-	mux.HandleFunc("GET /v1/runs/{run}", s.admin(s.run))
-	mux.HandleFunc("GET /v1/runs/{run}/bundle", s.admin(s.bundle))
-	mux.HandleFunc("GET /v1/runs/{run}/archive", s.admin(s.archive))
+	mux.HandleFunc("GET /v1/runs", s.known(c.Reader, s.list))
+	mux.HandleFunc("GET /v1/runs/{run}", s.known(c.Reader, s.run))
+	mux.HandleFunc("GET /v1/runs/{run}/summary", s.known(c.Reader, s.summary))
+	mux.HandleFunc("GET /v1/runs/{run}/bundle", s.known(c.Reader, s.bundle))
+	mux.HandleFunc("GET /v1/runs/{run}/archive", s.known(c.Reader, s.archive))
+	mux.HandleFunc("GET /v1/runs/{run}/trust-pulse", s.known(c.Reader, s.givePulse))
+	mux.HandleFunc("POST /v1/runs/{run}/trust-pulse", s.known(c.Admin, s.takePulse))
+	mux.HandleFunc("GET /v1/trust", s.known(c.Reader, s.trust))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, "NOT_FOUND", "no such path in the evidence API: "+r.URL.Path)
 	})
@@ -49,12 +57,13 @@ func Handler(c Config) http.Handler {
 
 type server struct{ Config }
 
-func (s *server) admin(next http.HandlerFunc) http.HandlerFunc {
+// known lets through whom the check knows.
+func (s *server) known(check func(*http.Request) (string, bool), next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		who, ok := s.Admin(r)
+		who, ok := check(r)
 		if !ok {
 			w.Header().Set("WWW-Authenticate", "Bearer")
-			fail(w, http.StatusUnauthorized, "UNAUTHORIZED", "the administrator's key is needed as Authorization: Bearer")
+			fail(w, http.StatusUnauthorized, "UNAUTHORIZED", "a key that may do this is needed as Authorization: Bearer; the viewer's may read, the administrator's may do all")
 			return
 		}
 		s.Log.Info("evidence asked for", "path", r.URL.Path, "by", who)

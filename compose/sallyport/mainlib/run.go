@@ -186,7 +186,7 @@ func doors(c *config.Config) []runner.Door {
 
 // hidden are the gateway's own files, the credentials that it sends and the caller's.
 func hidden(c *config.Config, adminFile string, f *runFlags) []string {
-	out := append([]string{c.DataDir, c.RunDir(), c.AdminTokenFile, c.Evidence.Dir, c.ContractsDir, c.File, adminFile}, f.hide...)
+	out := append([]string{c.DataDir, c.RunDir(), c.AdminTokenFile, c.ViewerTokenFile, c.Evidence.Dir, c.ContractsDir, c.File, adminFile}, f.hide...)
 	for _, s := range c.SecretClasses {
 		if path, ok := cutFile(s.From); ok {
 			out = append(out, path)
