@@ -2,11 +2,13 @@ package contract
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
+	"sallyport/signer/contract/args"
 	"sallyport/signer/jcs"
 )
 
@@ -36,6 +38,7 @@ func (c *Contract) compileEnterprise() error {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	c.PolicyID, c.secrets, c.auth, c.limits, c.bindings = p.PolicyID, &p.Secrets, p.Auth, p.Limits, p.Tools.Bindings
+	c.bound, c.args = map[string]endpoint{}, map[string]*args.Set{}
 	if err := c.checkEnterprise(&p); err != nil {
 		return err
 	}
@@ -62,9 +65,7 @@ func (c *Contract) checkEnterprise(p *enterprise) error {
 		if b.SecretClass != "" && !c.AllowsSecretClass(b.SecretClass) {
 			wrong.add(at+".secret_class", "%q is not in secrets.allowed_secret_classes", b.SecretClass)
 		}
-		if b.Path != "" && !plainPath(b.Path) {
-			wrong.add(at+".path", "%q is not in its plain form", b.Path)
-		}
+		c.checkBinding(&b, name, at, &wrong)
 	}
 	for i, r := range p.Egress.Rules {
 		at := fmt.Sprintf("$.egress.rules[%d]", i)
@@ -73,13 +74,59 @@ func (c *Contract) checkEnterprise(p *enterprise) error {
 				wrong.add(fmt.Sprintf("%s.path_prefixes[%d]", at, j), "%q is not in its plain form", prefix)
 			}
 		}
-		for j, cidr := range r.CIDRs {
-			if _, err := parsePrefix(cidr); err != nil {
-				wrong.add(fmt.Sprintf("%s.cidrs[%d]", at, j), "%v", err)
-			}
-		}
+		wrong.cidrs(at, r.CIDRs)
 	}
 	return wrong.err()
+}
+
+func (p *problems) cidrs(at string, cidrs []string) {
+	for i, cidr := range cidrs {
+		if _, err := parsePrefix(cidr); err != nil {
+			p.add(fmt.Sprintf("%s.cidrs[%d]", at, i), "%v", err)
+		}
+	}
+}
+
+// checkBinding reads where a tool is on the network, and its argument rules.
+func (c *Contract) checkBinding(b *Binding, name, at string, wrong *problems) {
+	if b.Host == "" {
+		return
+	}
+	wrong.cidrs(at, b.CIDRs)
+	if i := slices.Index(b.Ports, 80); i >= 0 {
+		wrong.add(fmt.Sprintf("%s.ports[%d]", at, i), "port 80 is plain HTTP, and a tool's calls leave over TLS only")
+	}
+	if b.Path != "" && !plainPath(b.Path) {
+		wrong.add(at+".path", "%q is not in its plain form", b.Path)
+	}
+	e, err := endpointOf(*b)
+	if err != nil {
+		wrong.add(at+".path", "%v", err)
+		return
+	}
+	c.bound[name] = e
+	set, err := args.Compile(b.Args, names(e.vars))
+	for _, err := range unjoined(err) {
+		var where *args.Error
+		if errors.As(err, &where) {
+			wrong.add(fmt.Sprintf("%s.args[%d]", at, where.Index), "%v", where)
+			continue
+		}
+		wrong.add(at+".args", "%v", err)
+	}
+	if len(b.Args) > 0 {
+		c.args[name] = set
+	}
+}
+
+func unjoined(err error) []error {
+	if several, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the joined ones, not one of them
+		return several.Unwrap()
+	}
+	if err == nil {
+		return nil
+	}
+	return []error{err}
 }
 
 // providerRoute takes the route's name off "provider:<gateway>/<route>".
@@ -132,12 +179,7 @@ const httpRequest = "tool:http.request"
 // compileTools allows and denies tools where a call can be seen: by the tool's name, and on the network where the tool is
 // bound. What an agent does inside its own machine is for its runtime's tool policy.
 func (c *Contract) compileTools(p *enterprise) {
-	var bound []endpoint
-	for _, name := range slices.Sorted(maps.Keys(p.Tools.Bindings)) {
-		if b := p.Tools.Bindings[name]; b.Host != "" {
-			bound = append(bound, endpointOf(b))
-		}
-	}
+	bound := c.endpoints()
 	for i, t := range p.Tools.Allow {
 		if strings.HasPrefix(t, "tool:") {
 			c.tools = append(c.tools, t)
@@ -152,7 +194,7 @@ func (c *Contract) compileTools(p *enterprise) {
 		}
 		c.addTool(t, true, sid, path)
 		if t == httpRequest {
-			c.addRule(rule{sid: sid, path: path, deny: true, actions: []glob{literalGlob(NetworkEgress)}, unless: append([]endpoint{}, bound...)})
+			c.addRule(rule{sid: sid, path: path, deny: true, actions: []glob{literalGlob(NetworkEgress)}, unless: bound})
 		}
 	}
 }
@@ -178,16 +220,48 @@ func (c *Contract) addTool(name string, deny bool, sid, path string) {
 		}
 	}
 	c.addRule(byName)
-	if b.Host != "" {
-		base.actions, base.endpoints = []glob{literalGlob(NetworkEgress)}, []endpoint{endpointOf(b)}
+	if e, ok := c.bound[name]; ok {
+		base.actions, base.endpoints = []glob{literalGlob(NetworkEgress)}, []endpoint{e}
+		if !deny { // a tool that is denied is so whatever its arguments
+			base.args = c.args[name]
+		}
 		c.addRule(base)
 	}
+}
+
+// endpoints are those of the bound tools, in the order of their names.
+func (c *Contract) endpoints() []endpoint {
+	out := []endpoint{}
+	for _, name := range slices.Sorted(maps.Keys(c.bound)) {
+		out = append(out, c.bound[name])
+	}
+	return out
+}
+
+// leftToTools is what an egress rule leaves to the contract's tools: where a tool is bound, the tool decides alone, with its
+// rules; and a host that tools bind is closed beside them, unless the rule names that very host.
+func (c *Contract) leftToTools(e EgressRule) []endpoint {
+	var out []endpoint
+	for _, tool := range c.endpoints() {
+		switch known := slices.ContainsFunc(out, func(x endpoint) bool { return x.host == tool.host }); {
+		case tool.host == e.Host:
+			out = append(out, tool)
+		case c.closed(e, tool.host) && !known:
+			out = append(out, endpointsOf(EgressRule{Host: tool.host, Ports: e.Ports})...)
+		}
+	}
+	return out
+}
+
+// closed says whether an egress rule reaches a host only by a name above it, while tools are bound to the host.
+func (c *Contract) closed(e EgressRule, host string) bool {
+	return e.Host != host && endpointsOf(e)[0].matchHost(host) && slices.ContainsFunc(c.endpoints(), func(t endpoint) bool { return t.host == host })
 }
 
 // addEgress keeps the rule for the routes and allows it. A way out that is no tool gets no credential.
 func (c *Contract) addEgress(e EgressRule, path string) {
 	c.egress = append(c.egress, e)
-	r := rule{sid: "egress:" + e.Host, path: path, actions: []glob{literalGlob(NetworkEgress)}, endpoints: endpointsOf(e), way: true}
+	r := rule{sid: "egress:" + e.Host, path: path, actions: []glob{literalGlob(NetworkEgress)}, endpoints: endpointsOf(e), way: true, tools: c.leftToTools(e)}
 	if c.secrets != nil {
 		r.classes = []string{}
 	}

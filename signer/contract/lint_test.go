@@ -54,7 +54,7 @@ func TestLint(t *testing.T) {
 		{"models of a provider that tools.allow leaves out", ent(`{"models":[{"provider":"google","models":["a"]}]}`), []string{"error unreachable $.models[0]"}},
 		{"egress under tool:http.request", ent(`{"tools":{"allow":["provider:sallyport/openai"],"deny":["tool:http.request"]},"egress":{"default":"deny","rules":[{"host":"x.com"}]}}`),
 			[]string{"error unreachable $.egress.rules[0]"}},
-		{"egress under tool:http.request where a tool is bound", ent(`{"tools":{"allow":["provider:sallyport/openai","tool:x"],"deny":["tool:http.request"],"bindings":{"tool:x":{"host":"x.com","path":"/a"}}},"egress":{"default":"deny","rules":[{"host":"x.com"}]}}`), nil},
+		{"egress under tool:http.request where a tool is bound", ent(`{"tools":{"allow":["provider:sallyport/openai","tool:x"],"deny":["tool:http.request"],"bindings":{"tool:x":{"host":"x.com","path":"/a"}}},"egress":{"default":"deny","rules":[{"host":"x.com"}]}}`), []string{"warning open-tool-host $.egress.rules[0]"}},
 		{"open beginning", ent(`{"models":[{"provider":"openai","models":["*mini","gpt-*","*"]}]}`), []string{"warning unanchored $.models[0]"}},
 		{"open beginning in v2", v2(`{"sid":"A","effect":"Allow","actions":["*"],"resources":["**/gpt-4","*"]}`), []string{"warning no-route $.statements[0].resources[0]", "warning no-route $.statements[0].resources[1]", "warning unanchored $.statements[0]"}},
 		{"tool bound to nothing", ent(`{"tools":{"allow":["provider:sallyport/openai","tool:x"],"deny":[]}}`), []string{"warning unbound-tool $.tools.allow"}},
