@@ -120,7 +120,7 @@ func (c *Contract) checkBinding(b *Binding, name, at string, wrong *problems) {
 }
 
 func unjoined(err error) []error {
-	if several, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the joined ones, not one of them
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
 		return several.Unwrap()
 	}
 	if err == nil {

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"sallyport/signer/contract"
+	"sallyport/signer/contract/args"
 )
 
 // object is a JSON object whose members keep the order that they were drawn in.
@@ -103,6 +104,7 @@ func drawAsk(t *rapid.T) contract.Ask {
 	return contract.Ask{
 		Action:   rapid.SampledFrom(actions[:3]).Draw(t, "action"),
 		Resource: rapid.SampledFrom(askNames).Draw(t, "resource"),
+		Request:  &args.Call{Query: rapid.SampledFrom([]string{"", "q=1", "r=1"}).Draw(t, "query")},
 		Context:  rapid.MapOfN(rapid.SampledFrom(keys), rapid.SampledFrom(values), 0, 4).Draw(t, "context"),
 	}
 }
@@ -145,7 +147,10 @@ func drawEnterprise(t *rapid.T, name string) map[string]any {
 	capabilities := []string{"provider:sallyport/openai", "provider:sallyport/google", "tool:tool", "tool:t", "tool:http.request"}
 	allow := pick(t, name+" allow", capabilities, 0)
 	bindings := map[string]any{}
-	for i, b := range []map[string]any{{"host": "a.x.com", "path": "/v1/*"}, {"mcp_server": "x", "tool": "t"}, {"host": "x.com", "methods": []any{"POST"}}} {
+	for i, b := range []map[string]any{{"host": "a.x.com", "path": "/v1/{id}"}, {"mcp_server": "x", "tool": "t"}, {"host": "x.com", "methods": []any{"POST"}}} {
+		if b["path"] != nil && rapid.Bool().Draw(t, name+" has args") {
+			b["args"] = pick(t, name+" args", []string{"path.id == 't'", "query.all(k, k == 'q')", "method == 'POST'"}, 1)
+		}
 		if n := capabilities[2+i]; slices.Contains(allow, any(n)) && rapid.Bool().Draw(t, name+" binds "+n) {
 			bindings[n] = b
 		}
@@ -223,7 +228,7 @@ func TestAllowNeverLiftsADeny(t *testing.T) {
 func TestVerdictIsWhole(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		v := mustParse(t, drawContract(t, "contract")).Decide(drawAsk(t), now)
-		if v.Allow != (v.Denial == nil) || v.Allow && len(v.SIDs) == 0 || !v.Allow && (v.Tool != "" || v.SecretClasses != nil) {
+		if v.Allow != (v.Denial == nil) || v.Allow && len(v.SIDs) == 0 || !v.Allow && v.SecretClasses != nil {
 			t.Fatalf("%+v", v)
 		}
 	})

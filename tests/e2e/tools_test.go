@@ -20,8 +20,6 @@ import (
 type toolSystem struct {
 	*harness.System
 	services map[string]*harness.Upstream // by host
-	client   *http.Client
-	contract string
 }
 
 // toolClasses are secret classes by name, with the one host that each is for.
