@@ -88,6 +88,7 @@ func compile(t testing.TB, variables []string, rules ...string) *args.Set {
 
 func TestCheck(t *testing.T) {
 	long := `{"a":[` + strings.Repeat("1,", 9999) + `1]}`
+	deep := strings.Repeat(`{"a":[`, 10) + strings.Repeat("1,", 3000) + "1" + strings.Repeat(`]}`, 10)
 	for _, x := range []struct {
 		name, rule string
 		call       args.Call
@@ -116,6 +117,13 @@ func TestCheck(t *testing.T) {
 		{"a parameter that is missing", "query['$top'][0] == '1'", args.Call{}, code.PolicyToolRuleUndecided, "no such key: $top"},
 		{"a parameter that is no number", "int(query['$top'][0]) < 5", args.Call{Query: "$top=x"}, code.PolicyToolRuleUndecided, ""},
 		{"too long a list", "body.a.all(x, x < 2)", args.Call{Body: []byte(long)}, "", ""},
+		{"a text that fits its pattern", "body.a.matches('^[a-z]+$')", args.Call{Body: []byte(`{"a":"` + strings.Repeat("a", 10_000) + `"}`)}, "", ""},
+		{"a text too long for its pattern", "body.a.matches('[a-z]{1,300}Z')", args.Call{Body: []byte(`{"a":"` + strings.Repeat("a", 100_000) + `"}`)}, code.PolicyToolRuleUndecided, "share of steps"},
+		{"a member that is no text", "body.a.matches('^[a-z]+$')", args.Call{Body: []byte(`{"a":1}`)}, code.PolicyToolRuleUndecided, ""},
+		{"the function as the method", "matches(body.a, '^[a-z]+$')", args.Call{Body: []byte(`{"a":"A"}`)}, code.PolicyToolRuleDenied, ""},
+		{"deep values compared again and again", "body.l.all(x, body.a == body.b)", args.Call{Body: []byte(`{"l":[` + strings.Repeat("1,", 99) + `1],"a":` + deep + `,"b":` + deep + `}`)}, code.PolicyToolRuleUndecided, "share of steps"},
+		{"deep values compared once", "body.a == body.b", args.Call{Body: []byte(`{"a":` + deep + `,"b":` + deep + `}`)}, "", ""},
+		{"a value looked for among deep ones", "body.l.all(x, body.a in body.b)", args.Call{Body: []byte(`{"l":[` + strings.Repeat("1,", 99) + `1],"a":` + deep + `,"b":[` + deep + `]}`)}, code.PolicyToolRuleUndecided, "share of steps"},
 		{"far too long a list", "body.a.all(x, x + 1.0 + 1.0 + 1.0 < 9 && body.a[0] == 1)", args.Call{Body: []byte(long)}, code.PolicyToolRuleUndecided, "share of steps"},
 
 		{"no body", "body.a == 1", args.Call{}, code.ToolBodyInvalid, "empty"},
@@ -245,6 +253,15 @@ func BenchmarkCheck(b *testing.B) {
 			}
 		})
 	}
+	b.Run("a pattern up to the bound", func(b *testing.B) {
+		set := compile(b, nil, "body.a.matches('[a-z]{1,300}Z')")
+		call := args.Call{ContentType: "application/json", Body: []byte(`{"a":"` + strings.Repeat("a", 8_000) + `"}`)}
+		for b.Loop() {
+			if d := set.Check("t", &call); d == nil || d.Code != code.PolicyToolRuleDenied {
+				b.Fatal(d)
+			}
+		}
+	})
 	// The dearest that a call can ask for: everything up to the bound.
 	b.Run("the bound", func(b *testing.B) {
 		set := compile(b, nil, "body.a.all(x, x + 1.0 < 9)")

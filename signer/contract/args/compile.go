@@ -9,9 +9,8 @@ import (
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common"
 	"cel.dev/cel-go/common/ast"
-	"cel.dev/cel-go/common/cost"
 	"cel.dev/cel-go/common/operators"
-	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/interpreter"
 )
 
 // What a rule can name.
@@ -24,9 +23,6 @@ const (
 )
 
 var variableNames = []string{varPath, varQuery, varBody, varMethod, varHost}
-
-// maxRegex bounds a regular expression's program, in instructions of RE2.
-const maxRegex = 1000
 
 var environment = sync.OnceValues(func() (*cel.Env, error) {
 	return cel.NewEnv(
@@ -74,9 +70,16 @@ func compile(source string, variables []string) (compiled, uint64, []*Error) {
 	if err != nil {
 		return whole("its cost cannot be estimated: %v", err)
 	}
-	program, err := env.Program(checked, cel.CostLimit(MaxCost), cel.EvalOptions(cel.OptOptimize))
+	compiledPatterns := patterns{}
+	program, err := env.Program(checked, cel.CostLimit(MaxCost), cel.CostTracking(compiledPatterns),
+		cel.OptimizeRegex(&interpreter.RegexOptimization{Function: matches, RegexIndex: 1, Factory: compiledPatterns.match}))
 	if err != nil {
 		return whole("%v", err)
+	}
+	for _, text := range w.patterns {
+		if compiledPatterns[text] == nil { // else it would be compiled anew for each call, without the bound
+			return whole("the pattern %.64q is not compiled", text)
+		}
 	}
 	slices.Sort(w.reads)
 	return compiled{source: source, program: program, reads: slices.Compact(w.reads)}, estimate.Max, nil
@@ -99,6 +102,7 @@ type walker struct {
 	variables []string
 	named     []int64 // uses of path that were checked
 	reads     []string
+	patterns  []string // of matches
 	wrong     []*Error
 }
 
@@ -138,9 +142,14 @@ func (w *walker) call(e ast.Expr) {
 		if name, ok := c.Args()[1].AsLiteral().Value().(string); ok {
 			w.variable(c.Args()[0], name)
 		}
-	case c.FunctionName() == "matches":
-		if pattern := c.Args()[len(c.Args())-1]; pattern.Kind() != ast.LiteralKind {
-			w.bad(pattern, "the pattern of matches must be written out, so that no call brings its own")
+	case c.FunctionName() == matches:
+		given := c.Args()[len(c.Args())-1]
+		if given.Kind() != ast.LiteralKind {
+			w.bad(given, "the pattern of matches must be written out, so that no call brings its own")
+			return
+		}
+		if text, ok := given.AsLiteral().Value().(string); ok {
+			w.patterns = append(w.patterns, text)
 		}
 	}
 }
@@ -161,21 +170,4 @@ func (w *walker) list() string {
 		return "none"
 	}
 	return strings.Join(w.variables, ", ")
-}
-
-// sizes is what an estimate assumes of the call.
-type sizes struct{}
-
-func (sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
-	if n.Expr() != nil && n.Expr().Kind() == ast.LiteralKind {
-		return nil // it is known
-	}
-	if slices.Contains([]types.Kind{types.StringKind, types.BytesKind, types.ListKind, types.MapKind, types.DynKind}, n.Type().Kind()) {
-		return &cost.SizeEstimate{Min: 0, Max: assumedSize}
-	}
-	return nil
-}
-
-func (sizes) EstimateCallCost(_, _ string, _ *cost.AstNode, _ []cost.AstNode) *cost.CallEstimate {
-	return nil
 }
