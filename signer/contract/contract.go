@@ -48,6 +48,7 @@ type Contract struct {
 	limits    Limits
 	bindings  map[string]Binding
 	bound     map[string]endpoint // of the bindings to hosts, by name
+	hosts     map[string]bool     // of bound
 	args      map[string]*args.Set
 	tools     []string  // tool: names that are allowed
 	notes     []Finding // of the compilation, for Lint

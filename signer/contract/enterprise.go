@@ -38,7 +38,7 @@ func (c *Contract) compileEnterprise() error {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	c.PolicyID, c.secrets, c.auth, c.limits, c.bindings = p.PolicyID, &p.Secrets, p.Auth, p.Limits, p.Tools.Bindings
-	c.bound, c.args = map[string]endpoint{}, map[string]*args.Set{}
+	c.bound, c.hosts, c.args = map[string]endpoint{}, map[string]bool{}, map[string]*args.Set{}
 	if err := c.checkEnterprise(&p); err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func (c *Contract) checkBinding(b *Binding, name, at string, wrong *problems) {
 		wrong.add(at+".path", "%v", err)
 		return
 	}
-	c.bound[name] = e
+	c.bound[name], c.hosts[b.Host] = e, true
 	set, err := args.Compile(b.Args, names(e.vars))
 	for _, err := range unjoined(err) {
 		var where *args.Error
@@ -255,7 +255,7 @@ func (c *Contract) leftToTools(e EgressRule) []endpoint {
 
 // closed says whether an egress rule reaches a host only by a name above it, while tools are bound to the host.
 func (c *Contract) closed(e EgressRule, host string) bool {
-	return e.Host != host && endpointsOf(e)[0].matchHost(host) && slices.ContainsFunc(c.endpoints(), func(t endpoint) bool { return t.host == host })
+	return e.Host != host && c.hosts[host] && endpointsOf(e)[0].matchHost(host)
 }
 
 // addEgress keeps the rule for the routes and allows it. A way out that is no tool gets no credential.

@@ -27,7 +27,7 @@ type toolClasses map[string]string
 
 // startTools starts a service for each host of the classes, answering with handle, and the system before them. Extra is
 // further YAML for the lists of upstreams and secret classes.
-func startTools(t *testing.T, classes toolClasses, handle http.HandlerFunc, upstreams, more string) *toolSystem {
+func startTools(t *testing.T, weaken string, classes toolClasses, handle http.HandlerFunc, upstreams, more string) *toolSystem {
 	t.Helper()
 	dir := t.TempDir()
 	s := &toolSystem{services: map[string]*harness.Upstream{}}
@@ -46,7 +46,7 @@ func startTools(t *testing.T, classes toolClasses, handle http.HandlerFunc, upst
 		fmt.Fprintf(&secrets, "  - {name: %s, from: \"file:%s\", hosts: [\"%s:%s\"], needs_tool: true, inject: {header: authorization, format: \"Bearer %%s\"}}\n",
 			class, file, host, s.services[host].Port())
 	}
-	s.System = harness.Start(t, harness.Options{Bare: true, Extra: fmt.Sprintf("loopback_model: {enabled: false}\nupstreams:\n%ssecret_classes:\n%s%segress:\n  ca_file: %q\n  hosts:\n%s",
+	s.System = harness.Start(t, harness.Options{Bare: true, Weaken: weaken, Extra: fmt.Sprintf("loopback_model: {enabled: false}\nupstreams:\n%ssecret_classes:\n%s%segress:\n  ca_file: %q\n  hosts:\n%s",
 		upstreams, secrets.String(), more, filepath.Join(dir, "ca.pem"), hosts.String())})
 	return s
 }
@@ -198,7 +198,7 @@ func TestToolsOfTheSeed(t *testing.T) {
 	if err := os.WriteFile(key, []byte(harness.Credential("runtime_key")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := startTools(t, toolClasses{"storage_read_scoped": storage, "ticketing_write_scoped": tickets}, func(w http.ResponseWriter, r *http.Request) {
+	s := startTools(t, "", toolClasses{"storage_read_scoped": storage, "ticketing_write_scoped": tickets}, func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "this is %s\n", r.URL.Path)
 	}, fmt.Sprintf("  - {name: runtime, dialect: mcp, url: %q, secret_class: runtime_key}\n", runtime.URL("runtime")+"/mcp"),
 		fmt.Sprintf("  - {name: runtime_key, from: \"file:%s\", hosts: [%q], needs_tool: true}\n", key, runtime.Hosts()[0]))
@@ -279,13 +279,49 @@ func TestToolsOfTheSeed(t *testing.T) {
 	}
 }
 
+// noUpstream is the upstream that a configuration must have.
+const noUpstream = "  - {name: unused, dialect: openai, url: \"http://127.0.0.1:9\"}\n"
+
+// TestToolRoutes: without the decision, Envoy's own routes still keep a tool's host to the tool's methods and paths. Arguments
+// they do not know, and such calls show that the decision is gone; but they go without a credential.
+func TestToolRoutes(t *testing.T) {
+	t.Parallel()
+	const storage = "storage.example.com"
+	s := startTools(t, "decision", toolClasses{"storage_read_scoped": storage, "ticketing_write_scoped": "tickets.example.com"},
+		func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "this is %s\n", r.URL.Path) }, noUpstream, "")
+	doc := s.example(t, "seed-tools.json")
+	doc["egress"] = map[string]any{"default": "deny", "rules": []any{map[string]any{"host": "example.com", "subdomains": true}}}
+	client, _ := s.under(t, doc)
+	for _, c := range []toolCall{
+		{name: "arguments that are not allowed", method: "GET", host: storage, path: "/exports/2025/a", status: 200},
+		{name: "another path", method: "GET", host: storage, path: "/admin", status: 451, code: "ROUTE_NOT_ALLOWED"},
+		{name: "a path cut short", method: "GET", host: storage, path: "/exports/2026", status: 451, code: "ROUTE_NOT_ALLOWED"},
+		{name: "another method", method: "DELETE", host: storage, path: "/exports/2026/a", status: 451, code: "ROUTE_NOT_ALLOWED"},
+		{name: "a segment too many", method: "POST", host: "tickets.example.com", path: "/api/v2/queues/desk/x/tickets", body: "{}", status: 451, code: "ROUTE_NOT_ALLOWED"},
+	} {
+		before := s.services[c.host].Count()
+		if a := s.send(t, client, &c); a.Err != nil || a.Status != c.status || a.Code != c.code {
+			t.Errorf("%s: %d %s %v, want %d %s", c.name, a.Status, a.Code, a.Err, c.status, c.code)
+		}
+		seen := s.services[c.host].Requests()[before:]
+		if (len(seen) == 1) != (c.status == 200) {
+			t.Errorf("%s: %d requests reached the service", c.name, len(seen))
+		}
+		for _, r := range seen {
+			if r.Header.Get("Authorization") != "" {
+				t.Errorf("%s: with Authorization %q", c.name, r.Header.Get("Authorization"))
+			}
+		}
+	}
+}
+
 // TestGraphByTwoApps: one host, two apps. What reads goes out with the one's token and what writes with the other's, and the
 // upstream, as Microsoft Graph would, refuses what the app was not granted.
 func TestGraphByTwoApps(t *testing.T) {
 	t.Parallel()
 	const graph = "graph.microsoft.com"
 	granted := map[string]string{"Bearer " + harness.Credential("graph_read"): "GET", "Bearer " + harness.Credential("graph_write"): "POST"}
-	s := startTools(t, toolClasses{"graph_read": graph, "graph_write": graph}, func(w http.ResponseWriter, r *http.Request) {
+	s := startTools(t, "", toolClasses{"graph_read": graph, "graph_write": graph}, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		switch method, known := granted[r.Header.Get("Authorization")]; {
 		case !known:
@@ -299,7 +335,7 @@ func TestGraphByTwoApps(t *testing.T) {
 		default:
 			fmt.Fprint(w, `{"value":[]}`)
 		}
-	}, "  - {name: unused, dialect: openai, url: \"http://127.0.0.1:9\"}\n", "")
+	}, noUpstream, "")
 	client, hash := s.under(t, s.example(t, "graph.json"))
 	const mail = "/v1.0/users/agent@example.com/sendMail"
 	to := func(addresses ...string) string {

@@ -3,6 +3,7 @@ package args_test
 import (
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 
 	"sallyport/signer/code"
@@ -200,6 +201,17 @@ func TestSameOutcomeEveryTime(t *testing.T) {
 	calls := []args.Call{{Body: []byte(`{` + strings.ReplaceAll(b.String(), "yyy", "z") + `}`), ContentType: "application/json"}}
 	set := compile(t, nil, "body.exists(k, k.endsWith('kz') && k.size() > 1 && k.contains('z') && body[k] == 1 && k.startsWith('kz'))")
 	first := set.Check("t", &calls[0])
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 20 {
+				if again := set.Check("t", &calls[0]); (again == nil) != (first == nil) || again != nil && *again != *first {
+					t.Errorf("%v, then %v", first, again)
+				}
+			}
+		})
+	}
+	wg.Wait()
 	for range 20 {
 		if again := set.Check("t", &calls[0]); (again == nil) != (first == nil) || again != nil && *again != *first {
 			t.Fatalf("%v, then %v", first, again)
