@@ -133,7 +133,7 @@ func ways(c *contract.Contract) []compile.Egress {
 	for _, r := range c.Ways() {
 		e := compile.Egress{
 			Host: r.Host, Subdomains: r.Subdomains, OnlySubdomains: r.OnlySubdomains, Methods: r.Methods,
-			PathPrefixes: r.PathPrefixes, CIDRs: r.Prefixes(), Inspect: r.Inspect, Ports: ports(r.Ports),
+			PathPrefixes: r.PathPrefixes, CIDRs: r.Prefixes(), Inspect: r.Inspect, WebSocket: r.WebSocket, Ports: ports(r.Ports),
 		}
 		out = append(out, e)
 	}

@@ -56,6 +56,8 @@ type Trust struct {
 	GatewaySigners  []string `json:"gateway_signer_dids"`  // sign receipts
 	ContractSigners []string `json:"contract_signer_dids"` // sign contracts
 	IssuerKIDs      []string `json:"issuer_kids"`          // sign tokens
+	// LogKeys are the verifier keys of the transparency log, as signed notes write them: Ed25519, then ML-DSA-65.
+	LogKeys []string `json:"log_verifier_keys,omitempty"`
 }
 
 func (k *Keys) trust() Trust {

@@ -22,6 +22,7 @@ type Ask struct {
 	Provider    string // name that contracts use, e.g. "openai"
 	Model       string // "" where the request names none
 	Method      string
+	WebSocket   bool       // the GET asks for a WebSocket
 	Egress      bool       // the call goes to a host that is no model provider's; Provider is then that host
 	Host        string     // upstream authority, without a default port
 	Path        string     // upstream path, without query
@@ -88,6 +89,12 @@ func Decide(c *contract.Contract, t *token.Token, a Ask, now time.Time) Verdict 
 			d = code.Deny(code.PolicyActionNotAllowed, "%s on %s", a.Action(), a.Resource())
 		}
 		return Verdict{Denial: d, SIDs: v.SIDs, Tool: v.Tool}
+	}
+	if a.WebSocket && v.Tool != "" {
+		return Verdict{Denial: code.Deny(code.UpgradeNotSupported, "%s is bound there, and what a WebSocket carries is no call of a tool", v.Tool), SIDs: v.SIDs, Tool: v.Tool}
+	}
+	if a.WebSocket && !c.WebSocket(a.Resource()) {
+		return Verdict{Denial: code.Deny(code.UpgradeNotSupported, "no egress rule that allows %.128s says websocket: true", a.Resource()), SIDs: v.SIDs}
 	}
 	class := a.SecretClass
 	if a.Egress {

@@ -8,10 +8,13 @@ import (
 
 	"sallyport/extproc/dialect"
 	"sallyport/extproc/mcp"
+	"sallyport/extproc/message"
+	"sallyport/extproc/scrub"
 	"sallyport/extproc/server"
 	"sallyport/signer/client"
 	"sallyport/signer/code"
 	"sallyport/signer/contract"
+	"sallyport/signer/privacy/seal"
 	"sallyport/signer/record"
 	"sallyport/signer/token"
 )
@@ -58,6 +61,7 @@ type exchange struct {
 	idem   *idempotency // nil without an X-Idempotency-Key
 	sum    hash.Hash    // over the answer's raw bytes
 	meter  dialect.Meter
+	sealer *seal.Sealer // of the answer's body; nil where only its hash is kept
 	answer record.Completion
 	// handing puts the receipt into the answer; nil where only its id goes with it.
 	handing *handing
@@ -65,12 +69,21 @@ type exchange struct {
 	message *mcp.Message
 	// tools keeps what a server of tools answers to what the contract allows.
 	tools *mcp.Answer
+	// lent: the call was given a credential. echo masks it in the answer (nil where it is too short to be looked for), masked
+	// are the headers that echoed it, and replaced says of the chunk at hand that it is not as it came.
+	lent     bool
+	echo     *scrub.Scrubber
+	masked   []message.Header
+	replaced bool
 	// receiptOf is the nonce of the call whose receipt is asked for.
 	receiptOf string
-	// unread is how a tunnel is inspected that passes unread (contract.InspectSNI, InspectNone); "" for anything else.
+	// unread is how a tunnel is inspected that passes unread (contract.InspectSNI, InspectNone), or webSocket; "" for
+	// anything else.
 	unread string
 	// withdrawn: the token was, so that what was under way is cut.
 	withdrawn bool
+	// expired: the token did while the tunnel was open.
+	expired bool
 	// localReply: the answer is Envoy's own and already recorded; its body passes unmeasured.
 	localReply bool
 	refusal    record.Refusal // filled as far as the call was understood
@@ -105,6 +118,8 @@ func (x *exchange) interrupted() *record.Completion {
 	switch {
 	case x.withdrawn:
 		return x.completion(record.Cut, "the token was withdrawn while the answer came")
+	case x.expired:
+		return x.completion(record.Cut, errExpired.Error())
 	case x.unread != "":
 		return x.passed()
 	}
@@ -124,6 +139,9 @@ func (x *exchange) recordEnd(c *record.Completion) {
 			x.gate.cfg.Log.Error("recording the end of a call panicked", "receipt", x.intent.ID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
+	if err := x.sealEnd(ctx); err != nil {
+		x.gate.cfg.Log.Error("the end of a cut answer could not be sealed", "receipt", x.intent.ID, "error", err)
+	}
 	if err := x.gate.cfg.Signer.Complete(ctx, x.intent, c); err != nil {
 		// The intent is in the log: the signer itself will mark it as cut when it recovers.
 		x.gate.cfg.Log.Error("the end of a call could not be recorded", "receipt", x.intent.ID, "error", err)

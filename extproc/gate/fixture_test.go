@@ -20,6 +20,7 @@ import (
 	"sallyport/signer/contract"
 	"sallyport/signer/envelope"
 	"sallyport/signer/keyring"
+	"sallyport/signer/privacy/seal"
 	"sallyport/signer/receipt"
 	"sallyport/signer/record"
 	"sallyport/signer/token"
@@ -65,12 +66,14 @@ type recorder struct {
 	onIntent   func() error
 	onComplete func() error
 	onRefuse   func()
+	onSeal     func(*seal.Chunk) error
 	delivery   *receipt.Delivery // of calls whose clients get it
 	lookup     func(job, nonce string) (*receipt.Delivery, error)
 
 	mu       sync.Mutex
 	intents  []*record.Intent
 	refusals []*record.Refusal
+	sealed   []*seal.Chunk
 	done     chan *record.Completion
 }
 
@@ -105,6 +108,19 @@ func (r *recorder) Complete(ctx context.Context, i *record.Intent, c *record.Com
 	}
 	r.journal.add("complete")
 	r.done <- c
+	return nil
+}
+
+func (r *recorder) Seal(_ context.Context, c *seal.Chunk) error {
+	if r.onSeal != nil {
+		if err := r.onSeal(c); err != nil {
+			return err
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sealed = append(r.sealed, c)
+	r.journal.add("sealed " + c.Direction.String())
 	return nil
 }
 

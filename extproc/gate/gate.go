@@ -18,6 +18,8 @@ import (
 	"sallyport/extproc/secret"
 	"sallyport/extproc/server"
 	"sallyport/signer/client"
+	"sallyport/signer/privacy"
+	"sallyport/signer/privacy/seal"
 	"sallyport/signer/receipt"
 	"sallyport/signer/record"
 )
@@ -50,6 +52,8 @@ type Recorder interface {
 	Begin(ctx context.Context, i *record.Intent) (wait func(context.Context) error)
 	// Complete returns nil only when the receipt is as durable as the evidence mode promises.
 	Complete(ctx context.Context, i *record.Intent, c *record.Completion) error
+	// Seal returns nil only when a sealed part of a body is in the log, before what is recorded later.
+	Seal(ctx context.Context, c *seal.Chunk) error
 	// Deliver is Complete for a call whose client gets the receipt with the answer: nil where it is recorded and not at hand.
 	Deliver(ctx context.Context, i *record.Intent, c *record.Completion) (*receipt.Delivery, error)
 	// Lookup finds the receipt of a job's call by its nonce (client.ErrNoReceipt, client.ErrInFlight).
@@ -72,6 +76,10 @@ type Config struct {
 	Secrets                *secret.Broker
 	Signer                 Recorder
 	Binding                []string // BindRunID, BindPeerAddress
+	// RedactionSecret is what contracts' hash rules are carried out with; nil refuses the calls under such a contract.
+	RedactionSecret *privacy.Secret
+	// AuditorKeys are whom bodies are sealed to, all of them; empty refuses the calls whose bodies are to be sealed.
+	AuditorKeys []*seal.PublicKey
 	// AddressAllowed says whether an address may be reached for which a contract names these prefixes; nil: none may.
 	AddressAllowed func(netip.Addr, []netip.Prefix) bool
 	MaxBodyBytes   int64
@@ -168,7 +176,7 @@ func New(cfg Config) (*Gate, error) {
 		lines:     &lines{},
 		settling:  &deadlines{after: cfg.SettleTimeout},
 	}
-	g.watch = newWatch(cfg.Signer.Trust)
+	g.watch = newWatch(cfg.Signer.Trust, cfg.Now, g.tokens.renewed)
 	return g, nil
 }
 

@@ -47,9 +47,13 @@ func (x *exchange) rewrite(class string, cred secret.Credential, inject secret.I
 	set(":path", path)
 	set(scopeHeader, x.contract.Hash)
 	if x.dest.egress() {
-		set(schemeHeader, x.dest.scheme)
-	} else {
-		// The answer is measured for token usage, so it must come uncompressed.
+		set(schemeHeader, x.routeScheme())
+		if x.socket() && !x.req.has(keyHeader) {
+			set(keyHeader, newKey())
+		}
+	}
+	if !x.dest.egress() || x.lent {
+		// The answer is measured for token usage, and read for echoes of the credential, so it must come uncompressed.
 		set("accept-encoding", "identity")
 	}
 	for _, h := range x.req.strip {

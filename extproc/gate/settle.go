@@ -29,6 +29,12 @@ func (x *exchange) responseHeaders(m *message.Request) (*message.Response, error
 		x.localReply = true
 		return nil, errLater
 	}
+	if err := x.scrubHeaders(m); err != nil {
+		return nil, err
+	}
+	if x.socket() && m.Header(":status") == statusSwitching {
+		return x.switched(), nil
+	}
 	if !x.dest.egress() {
 		x.meter = x.dest.dialect.NewMeter(m.Header("content-type"))
 	}
@@ -45,10 +51,17 @@ func (x *exchange) responseHeaders(m *message.Request) (*message.Response, error
 
 // beginAnswer lets the upstream's headers pass.
 func (x *exchange) beginAnswer(m *message.Request) *message.Response {
-	r := withHeader(receiptHeader, x.id)
+	r := x.answered()
 	if x.handing = x.newHanding(m); x.handing != nil || x.tools != nil {
 		r.Mutation.Remove = append(r.Mutation.Remove, "content-length")
 	}
+	return r
+}
+
+// answered lets the upstream's headers pass with the receipt's id, and without echoes.
+func (x *exchange) answered() *message.Response {
+	r := withHeader(receiptHeader, x.id)
+	r.Mutation.Set = append(r.Mutation.Set, x.masked...)
 	return r
 }
 
@@ -77,21 +90,43 @@ func (x *exchange) responseBody(m *message.Request) (*message.Response, error) {
 		x.gate.cfg.Log.Warn("open answer cut", "receipt", x.id, "code", d.Code)
 		return nil, fmt.Errorf("%w: %s", errWithheld, d.Code)
 	}
+	x.scrubBody(m)
 	x.sum.Write(m.Body)
 	if x.meter != nil {
 		x.meter.Write(m.Body)
 	}
 	x.answer.ResponseBytes += int64(len(m.Body))
-	if m.EndOfStream {
+	if m.EndOfStream || x.sealer != nil {
 		return nil, errLater
 	}
+	return x.passChunk(m)
+}
+
+// passChunk lets a chunk of the answer on, as far as it may go before the end is known.
+func (x *exchange) passChunk(m *message.Request) (*message.Response, error) {
 	switch {
 	case x.tools != nil:
 		return x.toolChunk(m, x.tools.Pass)
 	case x.handing != nil:
 		return &message.Response{Answer: m.Kind, Body: &message.Body{Bytes: x.handing.pass(m.Body)}}, nil
 	}
-	return goOn(m.Kind), nil
+	return x.onward(m), nil
+}
+
+// passLast settles the call, and lets the last chunk of its answer on.
+func (x *exchange) passLast(m *message.Request) (*message.Response, error) {
+	if x.tools != nil {
+		// Read to its end before it counts as answered.
+		r, err := x.toolChunk(m, x.tools.End)
+		if err != nil {
+			return nil, err
+		}
+		return r, x.settle()
+	}
+	if err := x.settle(); err != nil || x.handing == nil {
+		return x.onward(m), err
+	}
+	return &message.Response{Answer: m.Kind, Body: &message.Body{Bytes: x.handing.end(m.Body)}}, nil
 }
 
 // refusedByEnvoy is an answer that Envoy made before there was a verdict: a body over the limit, an encoded slash. Envoy
@@ -141,6 +176,10 @@ func (x *exchange) settle() error {
 func (x *exchange) record(c *record.Completion) error {
 	// The client may be gone: what happened is recorded all the same.
 	ctx := x.gate.settling.context()
+	if err := x.sealEnd(ctx); err != nil {
+		x.gate.cfg.Log.Error("answer not sealed; it is withheld", "receipt", x.id, "error", err)
+		return fmt.Errorf("%w: %s", errWithheld, code.EvidenceDown)
+	}
 	var err error
 	if x.handing != nil {
 		x.handing.receipt, err = x.gate.cfg.Signer.Deliver(ctx, x.intent, c)
@@ -160,7 +199,7 @@ func (x *exchange) record(c *record.Completion) error {
 // completion is what is known of the answer now.
 func (x *exchange) completion(o record.Outcome, reason string) *record.Completion {
 	c := x.answer
-	c.ID, c.TimeMS, c.Outcome, c.Reason = x.intent.ID, x.gate.cfg.Now().UnixMilli(), o, reason
+	c.ID, c.TimeMS, c.Outcome, c.Reason = x.intent.ID, x.gate.cfg.Now().UnixMilli(), o, x.echoed(reason)
 	c.LatencyMS = x.elapsedMS()
 	c.ResponseHash = record.EmptyHash
 	if x.sum != nil {

@@ -15,7 +15,7 @@ import (
 const (
 	connectScope  = "connect"             // scope of the routes that end tunnels
 	inspectHeader = "x-sallyport-inspect" // which of them
-	schemeHeader  = "x-sallyport-scheme"  // of an egress call: http or https
+	schemeHeader  = "x-sallyport-scheme"  // of an egress call: http or https, ws or wss
 
 	tokenKey     = "token" // metadata that Envoy hands on to the requests inside
 	authorityKey = "authority"

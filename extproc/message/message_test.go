@@ -268,6 +268,15 @@ func TestAppend(t *testing.T) {
 					ResponseHeaderMode: filterv3.ProcessingMode_SEND, ResponseBodyMode: filterv3.ProcessingMode_NONE, ResponseTrailerMode: filterv3.ProcessingMode_SKIP},
 			},
 		},
+		"an answer that became a tunnel": {
+			Response{Answer: ResponseHeaders, Mutation: &Mutation{Set: []Header{{"a", "b"}}}, Unshown: true},
+			&extprocv3.ProcessingResponse{
+				Response: &extprocv3.ProcessingResponse_ResponseHeaders{ResponseHeaders: &extprocv3.HeadersResponse{Response: &extprocv3.CommonResponse{
+					HeaderMutation: &extprocv3.HeaderMutation{SetHeaders: []*corev3.HeaderValueOption{option("a", "b")}}}}},
+				ModeOverride: &filterv3.ProcessingMode{
+					ResponseHeaderMode: filterv3.ProcessingMode_SEND, ResponseBodyMode: filterv3.ProcessingMode_NONE, ResponseTrailerMode: filterv3.ProcessingMode_SEND},
+			},
+		},
 		"a tunnel": {
 			Response{Answer: RequestHeaders, Mutation: &Mutation{ClearRoute: true}, Unwatched: true},
 			&extprocv3.ProcessingResponse{

@@ -9,7 +9,7 @@ type Response struct {
 	Answer    Kind       // the kind that is answered; it goes on
 	Immediate *Immediate // the request is answered here instead, and goes no further
 
-	Mutation *Mutation // of header answers
+	Mutation *Mutation // of header and body answers
 	Body     *Body     // of body answers; nil leaves the body as it is
 	// Metadata is the dynamic metadata that the other filters see, under Namespace.
 	Namespace string
@@ -20,6 +20,9 @@ type Response struct {
 	Unwatched bool
 	// HalfWatched: only the answer is shown, its body as it passes. For a CONNECT that nobody else looks into.
 	HalfWatched bool
+	// Unshown: of the answer's body nothing is shown, and the stream stays open as long as the answer does. For a 101, whose
+	// body is a tunnel. What keeps the stream open is the wait for trailers, which never come.
+	Unshown bool
 }
 
 // Mutation changes the headers before they go on.
@@ -85,13 +88,11 @@ func (r *Response) Append(dst []byte) []byte {
 	switch {
 	case r.Immediate != nil:
 		dst = nested(dst, responseImmediate, r.Immediate.append)
-	case r.Body != nil:
-		dst = nested(dst, answers[r.Answer], func(dst []byte) []byte { return nested(dst, answerCommon, r.Body.append) })
-	case r.Mutation == nil:
+	case r.Mutation == nil && r.Body == nil:
 		dst = protowire.AppendTag(dst, answers[r.Answer], protowire.BytesType)
 		dst = append(dst, 0)
 	default:
-		dst = nested(dst, answers[r.Answer], func(dst []byte) []byte { return nested(dst, answerCommon, r.Mutation.append) })
+		dst = nested(dst, answers[r.Answer], func(dst []byte) []byte { return nested(dst, answerCommon, r.common) })
 	}
 	if len(r.Metadata) > 0 {
 		dst = nested(dst, responseMetadata, r.metadata)
@@ -109,6 +110,12 @@ func (r *Response) Append(dst []byte) []byte {
 			return number(dst, modeResponseTrailers, modeSkip) // the bodies' modes are 0, NONE
 		})
 	}
+	if r.Unshown {
+		dst = nested(dst, responseMode, func(dst []byte) []byte {
+			dst = number(dst, modeResponseHeaders, modeSend)
+			return number(dst, modeResponseTrailers, modeSend) // the body's mode is 0, NONE
+		})
+	}
 	if r.HalfWatched {
 		dst = nested(dst, responseMode, func(dst []byte) []byte {
 			dst = number(dst, modeResponseHeaders, modeSend)
@@ -116,6 +123,16 @@ func (r *Response) Append(dst []byte) []byte {
 			dst = number(dst, modeRequestTrailers, modeSkip)
 			return number(dst, modeResponseTrailers, modeSkip) // the request body's mode is 0, NONE
 		})
+	}
+	return dst
+}
+
+func (r *Response) common(dst []byte) []byte {
+	if r.Mutation != nil {
+		dst = r.Mutation.append(dst)
+	}
+	if r.Body != nil {
+		dst = r.Body.append(dst)
 	}
 	return dst
 }
@@ -129,13 +146,13 @@ func (m *Mutation) append(dst []byte) []byte {
 }
 
 func (b *Body) append(dst []byte) []byte {
-	return nested(dst, commonBody, func(dst []byte) []byte {
-		if len(b.Bytes) == 0 {
-			return number(dst, replaceClear, 1)
-		}
-		dst = protowire.AppendTag(dst, replaceBytes, protowire.BytesType)
-		return protowire.AppendBytes(dst, b.Bytes)
-	})
+	if len(b.Bytes) == 0 {
+		return nested(dst, commonBody, func(dst []byte) []byte { return number(dst, replaceClear, 1) })
+	}
+	// By hand: nested would move the whole body once more.
+	inner := protowire.SizeTag(replaceBytes) + protowire.SizeBytes(len(b.Bytes))
+	dst = protowire.AppendVarint(protowire.AppendTag(dst, commonBody, protowire.BytesType), uint64(inner)) //nolint:gosec // a length
+	return protowire.AppendBytes(protowire.AppendTag(dst, replaceBytes, protowire.BytesType), b.Bytes)
 }
 
 func headerMutation(dst []byte, set []Header, remove []string) []byte {

@@ -198,7 +198,7 @@ func (c *Client) take(l *link, f wire.Frame) error {
 		c.cfg.Log.Info("trust state", "version", s.Version, "keys", len(s.Keys), "revoked_tokens", len(s.RevokedTokens), "revoked_jobs", len(s.RevokedMissions), "revoked_contracts", len(s.RevokedPolicies))
 		c.raise(l)
 	case wire.Heartbeat:
-	case wire.Hello, wire.Intent, wire.Completion, wire.Settlement, wire.Refusal, wire.Delivery, wire.Lookup:
+	case wire.Hello, wire.Intent, wire.Completion, wire.Settlement, wire.Refusal, wire.Delivery, wire.Lookup, wire.Sealed:
 		return fmt.Errorf("%w: type %d from the signer", wire.ErrFrame, f.Type)
 	}
 	return nil

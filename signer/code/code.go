@@ -89,6 +89,7 @@ const (
 	SecretClassHostNotAllowed Code = "SECRET_CLASS_HOST_NOT_ALLOWED"
 	AuthorityMismatch         Code = "AUTHORITY_MISMATCH"
 	AddressNotAllowed         Code = "ADDRESS_NOT_ALLOWED"
+	RedactionImpossible       Code = "REDACTION_NOT_POSSIBLE"
 
 	// Request.
 	InvalidRequest      Code = "INVALID_REQUEST"
@@ -118,6 +119,8 @@ const (
 	TrustStateStale     Code = "TRUST_STATE_STALE"
 	RegistryDown        Code = "WPC_REGISTRY_FETCH_FAILED"
 	SecretUnavailable   Code = "SECRET_UNAVAILABLE"
+	RedactionKeyMissing Code = "REDACTION_KEY_MISSING"
+	AuditorKeyMissing   Code = "AUDITOR_KEY_MISSING"
 	GateUnavailable     Code = "GATE_UNAVAILABLE"
 	GateInternal        Code = "GATE_INTERNAL_ERROR"
 	UpstreamUnreachable Code = "UPSTREAM_UNREACHABLE"
@@ -174,6 +177,7 @@ var table = []Info{
 	{SecretClassHostNotAllowed, ClassPolicy, 451, "The secret class may not be sent to this host, method or path."},
 	{AuthorityMismatch, ClassPolicy, 451, "The request names another host than the tunnel it came through, or than its TLS server name."},
 	{AddressNotAllowed, ClassPolicy, 451, "The target is an address, or a name of this machine, that no cidrs of the contract name."},
+	{RedactionImpossible, ClassPolicy, 451, "The contract redacts requests, and this body is not a JSON object that its rules can be carried out on."},
 
 	{InvalidRequest, ClassRequest, 400, "The request cannot be read."},
 	{UnknownProvider, ClassRequest, 404, "No upstream of that name is configured at this gateway."},
@@ -201,6 +205,8 @@ var table = []Info{
 	{TrustStateStale, ClassGate, 503, "This gateway has not heard of keys and withdrawals for too long, so nothing passes."},
 	{RegistryDown, ClassGate, 503, "The contract registry cannot be reached and the contract is not at hand."},
 	{SecretUnavailable, ClassGate, 503, "The credential for this upstream cannot be obtained."},
+	{RedactionKeyMissing, ClassGate, 503, "The contract hashes parts of requests, and this gateway has no redaction secret to do it with."},
+	{AuditorKeyMissing, ClassGate, 503, "The call's bodies are to be kept sealed for the auditor, and this gateway has no auditor's key."},
 	{GateUnavailable, ClassGate, 503, "The gate does not answer, so nothing passes."},
 	{GateInternal, ClassGate, 503, "The gate met an internal fault, so the call does not pass."},
 	{UpstreamUnreachable, ClassUpstream, 502, "The call was allowed, but the upstream cannot be reached."},

@@ -14,6 +14,7 @@ import (
 
 	"sallyport/signer/contract/args"
 	"sallyport/signer/jcs"
+	"sallyport/signer/privacy"
 )
 
 // Kind is the dialect that a contract is written in.
@@ -46,12 +47,16 @@ type Contract struct {
 	auth      auth
 	egress    []EgressRule
 	limits    Limits
+	sockets   []endpoint // where a WebSocket may be opened, if the GET is allowed
 	bindings  map[string]Binding
 	bound     map[string]endpoint // of the bindings to hosts, by name
 	hosts     map[string]bool     // of bound
 	args      map[string]*args.Set
-	tools     []string  // tool: names that are allowed
-	notes     []Finding // of the compilation, for Lint
+	tools     []string // tool: names that are allowed
+	privacy   string   // hash_only, encrypted, or "" where the dialect says nothing
+	redaction *privacy.Rules
+	redacted  []privacy.Rule // as they are written
+	notes     []Finding      // of the compilation, for Lint
 }
 
 // EgressRule is one way out beside the model providers.
@@ -64,6 +69,8 @@ type EgressRule struct {
 	PathPrefixes   []string `json:"path_prefixes,omitempty"`
 	CIDRs          []string `json:"cidrs,omitempty"`   // private addresses that Host may resolve to
 	Inspect        string   `json:"inspect,omitempty"` // full (also where empty), sni, none
+	// WebSocket: a GET that the rule allows may ask for one (RFC 6455), whose frames then pass unread.
+	WebSocket bool `json:"websocket,omitempty"`
 }
 
 // Binding ties a tool's name to what it is on the network: an endpoint, or one tool of an MCP server.
@@ -83,6 +90,12 @@ type Binding struct {
 type Limits struct {
 	MaxRequestBytes int64 `json:"max_request_bytes,omitempty"` // of one request's body
 }
+
+// What is kept of bodies.
+const (
+	PrivacyHashOnly  = "hash_only" // their hashes
+	PrivacyEncrypted = "encrypted" // themselves too, sealed to the auditors' keys
+)
 
 type secrets struct {
 	Minting        string   `json:"minting"`
@@ -233,6 +246,13 @@ func (c *Contract) Egress() []EgressRule { return slices.Clone(c.egress) }
 
 // Bindings are the tools that are bound to an endpoint, by tools.allow name.
 func (c *Contract) Bindings() map[string]Binding { return maps.Clone(c.bindings) }
+
+// Redaction is what must be kept out of the bodies of requests; nil: nothing. Where it is not nil, a body that the rules
+// cannot be carried out on must not pass.
+func (c *Contract) Redaction() *privacy.Rules { return c.redaction }
+
+// PrivacyMode is what is kept of bodies: PrivacyHashOnly, PrivacyEncrypted, or "" where the contract does not say.
+func (c *Contract) PrivacyMode() string { return c.privacy }
 
 // Limits are the contract's limits on one call. Decide does not see a call's size; who does holds them.
 func (c *Contract) Limits() Limits { return c.limits }

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
 	"sallyport/signer/contract/args"
 	"sallyport/signer/jcs"
+	"sallyport/signer/privacy"
 )
 
 // enterprise is the secrets-boundary contract with this project's extensions: models, egress, tools.bindings, limits.
@@ -27,9 +29,13 @@ type enterprise struct {
 	Egress struct {
 		Rules []EgressRule `json:"rules"`
 	} `json:"egress"`
-	Secrets secrets `json:"secrets"`
-	Auth    auth    `json:"auth"`
-	Limits  Limits  `json:"limits"`
+	Secrets   secrets `json:"secrets"`
+	Privacy   string  `json:"receipt_privacy_mode"`
+	Redaction struct {
+		Rules []privacy.Rule `json:"rules"`
+	} `json:"redaction"`
+	Auth   auth   `json:"auth"`
+	Limits Limits `json:"limits"`
 }
 
 func (c *Contract) compileEnterprise() error {
@@ -39,6 +45,7 @@ func (c *Contract) compileEnterprise() error {
 	}
 	c.PolicyID, c.secrets, c.auth, c.limits, c.bindings = p.PolicyID, &p.Secrets, p.Auth, p.Limits, p.Tools.Bindings
 	c.bound, c.hosts, c.args = map[string]endpoint{}, map[string]bool{}, map[string]*args.Set{}
+	c.privacy = p.Privacy
 	if err := c.checkEnterprise(&p); err != nil {
 		return err
 	}
@@ -75,6 +82,28 @@ func (c *Contract) checkEnterprise(p *enterprise) error {
 			}
 		}
 		wrong.cidrs(at, r.CIDRs)
+		if r.WebSocket && r.Inspect != "" && r.Inspect != InspectFull {
+			wrong.add(at+".websocket", "inspect is %q, so that no request is seen that could ask for one; let it say full, or leave websocket out", r.Inspect)
+		}
+		if r.WebSocket && len(r.Methods) > 0 && !slices.Contains(r.Methods, http.MethodGet) {
+			wrong.add(at+".websocket", "it begins as a GET, which methods does not name; add GET, or leave websocket out")
+		}
+	}
+	c.compileRedaction(p.Redaction.Rules, "$.redaction.rules", &wrong)
+	for i, r := range p.Egress.Rules {
+		unread, instead := ".inspect", `use "full"`
+		switch {
+		case r.WebSocket:
+			unread, instead = ".websocket", "leave it out"
+		case r.Inspect == "" || r.Inspect == InspectFull:
+			continue
+		}
+		if c.privacy == PrivacyEncrypted {
+			wrong.add(fmt.Sprintf("$.egress.rules[%d]%s", i, unread), "what passes unread cannot be sealed for the auditor; %s, or another receipt_privacy_mode", instead)
+		}
+		if c.redaction != nil {
+			wrong.add(fmt.Sprintf("$.egress.rules[%d]%s", i, unread), "what passes unread cannot be redacted; %s, or remove redaction", instead)
+		}
 	}
 	return wrong.err()
 }
@@ -261,6 +290,11 @@ func (c *Contract) closed(e EgressRule, host string) bool {
 // addEgress keeps the rule for the routes and allows it. A way out that is no tool gets no credential.
 func (c *Contract) addEgress(e EgressRule, path string) {
 	c.egress = append(c.egress, e)
+	if e.WebSocket {
+		get := e
+		get.Methods = []string{http.MethodGet}
+		c.sockets = append(c.sockets, endpointsOf(get)...)
+	}
 	r := rule{sid: "egress:" + e.Host, path: path, actions: []glob{literalGlob(NetworkEgress)}, endpoints: endpointsOf(e), way: true, tools: c.leftToTools(e)}
 	if c.secrets != nil {
 		r.classes = []string{}

@@ -118,6 +118,8 @@ func TestDiff(t *testing.T) {
 		{"a method named", `"host":"y.com"`, `"host":"y.com","methods":["GET"]`, false, "GET y.com"},
 		{"private addresses more", `"10.0.0.0/8"`, `"10.0.0.0/8","192.168.0.0/16"`, true, "private addresses 192.168.0.0/16"},
 		{"unread", `"host":"y.com"`, `"host":"y.com","inspect":"none"`, true, "inspection none"},
+		{"WebSockets", `"host":"y.com"`, `"host":"y.com","websocket":true`, true, "adds: WebSockets, whose frames nobody reads, on GET y.com /v1…"},
+		{"WebSockets said not to be", `"host":"y.com"`, `"host":"y.com","websocket":false`, false, "only names or order"},
 		{"a tool's place", `"path":"/a"`, `"path":"/b"`, true, "x.com /b"},
 		{"a tool's credential", `"path":"/a"`, `"path":"/a","secret_class":"k"`, true, "tool:x uses the secret class k"},
 		{"a larger limit", `"max_request_bytes":10`, `"max_request_bytes":11`, true, "10 becomes 11"},
@@ -142,11 +144,15 @@ func TestDiffOfTerms(t *testing.T) {
 	hash := func(c string) string {
 		return `{"auth":{"pin_policy_hash":true,"cst_scope_hash":"sha256:` + strings.Repeat(c, 43) + `"}}`
 	}
+	socket := func(s string) string {
+		return `{"egress":{"default":"deny","rules":[{"host":"y.com","methods":["GET"]` + s + `}]}}`
+	}
 	secrets := func(s string) string { return `{"secrets":{"minting":"cst_required",` + s + `}}` }
 	for _, x := range []struct {
 		name, old, new string
 		widens         bool
 	}{
+		{"WebSockets dropped", socket(`,"websocket":true`), socket(``), false},
 		{"pin dropped", `{}`, `{"auth":{"pin_policy_hash":false}}`, true},
 		{"pin set", `{"auth":{"pin_policy_hash":false}}`, `{}`, false},
 		{"scope hash set", `{}`, hash("A"), false},

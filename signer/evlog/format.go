@@ -104,12 +104,15 @@ func checksum(k Kind, payload []byte) uint32 {
 	return crc32.Update(crc32.Update(0, castagnoli, []byte{byte(k)}), castagnoli, payload)
 }
 
+// lengthOf is the length of the payload that a record's head gives.
+func lengthOf(head []byte) int { return int(binary.BigEndian.Uint32(head)) }
+
 // parseRecord reads one record from the front of b. errTorn: b ends too early. ErrDamaged: the bytes are there and wrong.
 func parseRecord(b []byte) (k Kind, payload []byte, size int, err error) {
 	if len(b) < recordHead {
 		return 0, nil, 0, errTorn
 	}
-	n := int(binary.BigEndian.Uint32(b))
+	n := lengthOf(b)
 	if n > MaxRecord {
 		return 0, nil, 0, fmt.Errorf("%w: length %d", ErrDamaged, n)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -65,6 +66,8 @@ type Log struct {
 	pending batch // waiting to be written
 	closed  bool
 
+	tail atomic.Uint64 // next, for who follows the log
+
 	// The writer goroutine's own.
 	seg    file
 	size   int64
@@ -122,6 +125,7 @@ func Open(dir string, opt Options) (*Log, Recovered, error) {
 	}
 	l := &Log{dir: dir, opt: opt, lock: lock, next: rec.Next}
 	l.wake = sync.NewCond(&l.mu)
+	l.tail.Store(l.next)
 	if err := l.roll(); err != nil {
 		_ = lock.Close()
 		return nil, rec, err
@@ -308,6 +312,7 @@ func (l *Log) writeOnce(buf []byte, records uint64) error {
 	if err == nil {
 		l.size += int64(n)
 		l.next += records
+		l.tail.Store(l.next)
 		return nil
 	}
 	err = fmt.Errorf("evidence log: %w", err)

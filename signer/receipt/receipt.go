@@ -75,10 +75,12 @@ type Detail struct {
 	MissionID     string         `json:"mission_id,omitempty"`
 	Outcome       record.Outcome `json:"outcome"`
 	Path          string         `json:"path"`
+	PrivacyMode   string         `json:"privacy_mode,omitempty"` // "encrypted" where the bodies are in the log, sealed
 	Reason        string         `json:"reason,omitempty"`
 	RequestBytes  int64          `json:"request_bytes"`
 	Resource      string         `json:"resource"`
 	ResponseBytes int64          `json:"response_bytes"`
+	SealedTo      string         `json:"sealed_to,omitempty"` // names of the auditors' keys, with commas between
 	SecretClass   string         `json:"secret_class,omitempty"`
 	Status        int            `json:"status"` // of the upstream; 0 where none came
 	Stream        bool           `json:"stream"`
@@ -118,7 +120,7 @@ func (p *Payload) of(i *record.Logged, c *record.Completion, gatewayID string) {
 			Sallyport: Detail{
 				Action: i.Action, Host: i.Host, Method: i.Method, MissionID: i.MissionID, Outcome: c.Outcome, Path: i.Path,
 				Reason: clip(c.Reason), RequestBytes: i.RequestBytes, Resource: i.Resource, ResponseBytes: c.ResponseBytes,
-				SecretClass: i.SecretClass, Status: c.Status, Stream: i.Stream, Subject: i.Subject, TokenHash: i.TokenHash,
+				PrivacyMode: i.PrivacyMode, SealedTo: i.SealedTo, SecretClass: i.SecretClass, Status: c.Status, Stream: i.Stream, Subject: i.Subject, TokenHash: i.TokenHash,
 				TrustVersion: i.TrustVersion, UsageReported: c.UsageReported,
 			},
 		},

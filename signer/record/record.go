@@ -34,7 +34,13 @@ type Intent struct {
 	Stream         bool   `json:"stream,omitempty"`
 	TrustVersion   uint64 `json:"trust_version"` // of the key and revocation snapshot the call was judged by
 	Peer           string `json:"peer,omitempty"`
+	// PrivacyMode is PrivacyEncrypted where the bodies are sealed, "" where only their hashes are kept.
+	PrivacyMode string `json:"privacy_mode,omitempty"`
+	SealedTo    string `json:"sealed_to,omitempty"` // names of the auditors' keys, with commas between
 }
+
+// PrivacyEncrypted says that the bodies are in the log, sealed to the auditors' keys.
+const PrivacyEncrypted = "encrypted"
 
 // Outcome says how a call that reached its intent ended.
 type Outcome string
@@ -50,7 +56,7 @@ type Completion struct {
 	ID            string  `json:"id"`
 	TimeMS        int64   `json:"time_ms"`
 	Outcome       Outcome `json:"outcome"`
-	Reason        string  `json:"reason,omitempty"` // why it was cut
+	Reason        string  `json:"reason,omitempty"` // why it was cut, or what is to be known of an answer
 	Status        int     `json:"status,omitempty"` // HTTP status of the upstream; 0 where none came
 	ResponseHash  string  `json:"response_hash_b64u"`
 	ResponseBytes int64   `json:"response_bytes"`

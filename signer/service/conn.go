@@ -134,6 +134,8 @@ func (s *Service) take(c *conn, f wire.Frame) error {
 		s.finish(set.Intent, set.Completion, nil, c.acknowledge(f.N))
 	case wire.Refusal:
 		s.work <- job{refusal: slices.Clone(f.Payload)}
+	case wire.Sealed:
+		return s.sealed(c, f)
 	case wire.Heartbeat:
 	case wire.Hello, wire.Ack, wire.Trust, wire.Unknown, wire.Receipt:
 		return fmt.Errorf("%w: type %d from a processor", wire.ErrFrame, f.Type)

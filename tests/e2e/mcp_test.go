@@ -202,7 +202,8 @@ func goSession(t *testing.T, url, token string) (session, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.Cleanup(func() { _ = c.Close() }) // the answer to DELETE is not what is tested
+	// At the end of the session and not of the test: until then the stream of the server's own messages is an open call.
+	defer func() { _ = c.Close() }() // the answer to DELETE is not what is tested
 	seen := session{}
 	note := func(what string, v any, err error) {
 		if seen[what] = v; err != nil {

@@ -163,6 +163,15 @@ func (r *recorded) print(w io.Writer, s runSummary) {
 		fmt.Fprintf(w, "  %-15s %d, the first %s\n", "receipts", r.ReceiptCount, strings.Join(r.Receipts[:min(shownReceipts, len(r.Receipts))], " "))
 	}
 	fmt.Fprintf(w, "  %-15s job %s under contract %s, in %s\n", "evidence", s.Mission, s.PolicyHash, s.Evidence)
+	for _, path := range s.Archives {
+		fmt.Fprintf(w, "  %-15s %s\n", "for the auditor", path)
+	}
+	if len(s.Archives) > 0 {
+		fmt.Fprintf(w, "  %-15s sallyport evidence verify %s --trust-file %s\n", "which checks it", s.Archives[0], s.trustFile)
+	}
+	if s.NoArchive != "" {
+		fmt.Fprintf(w, "  %-15s none was written: %s\n", "for the auditor", s.NoArchive)
+	}
 }
 
 // counted lists names with their counts, the most first.

@@ -19,7 +19,7 @@ import (
 type Type uint8
 
 // Version of what travels. Both ends are of one build, so another version is refused and not translated.
-const Version = 3
+const Version = 4
 
 // The frames. N numbers what is to be acknowledged, beginning with 1. Records are in package record's binary form, the
 // other payloads are JSON.
@@ -36,6 +36,7 @@ const (
 	Delivery   Type = 10 // client: record.Completion; if it is recorded by this, answered by Receipt instead of Ack
 	Receipt    Type = 11 // server: Delivered
 	Lookup     Type = 12 // client: Wanted; answered by Receipt, or by Ack with a reason
+	Sealed     Type = 13 // client: seal.Chunk in binary form, acknowledged
 )
 
 const (
@@ -221,7 +222,7 @@ func read(r *bufio.Reader) (f Frame, taken int, err error) {
 		return Frame{}, 0, fmt.Errorf("%w: %d bytes of payload", ErrFrame, n)
 	}
 	f = Frame{Type: Type(h[4]), N: binary.BigEndian.Uint64(h[5:])}
-	if f.Type < Hello || f.Type > Lookup {
+	if f.Type < Hello || f.Type > Sealed {
 		return Frame{}, 0, fmt.Errorf("%w: type %d", ErrFrame, f.Type)
 	}
 	if head+n <= r.Size() {
