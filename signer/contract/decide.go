@@ -26,6 +26,9 @@ type Ask struct {
 	Resource string            // "provider/model", "tool" or "mcp:server/tool", "METHOD host[:port]/path"
 	Context  map[string]string // the ecosystem's keys, such as Agent:DID; one that is not known is left out
 	Request  *args.Call        // what a NetworkEgress ask says besides, for argument rules; nil where it is not known
+	// Tool is the tool that evidence says a call was (NetworkEgress), where the call is asked about again. Its arguments are kept
+	// nowhere, so the rules about them are taken to have held; nothing but this tool may allow the call.
+	Tool string
 }
 
 // Verdict is the answer. Denial is set exactly where Allow is false. The slices belong to the contract and must not be
@@ -80,6 +83,7 @@ func (c *Contract) evaluate(a *Ask, t *target) Verdict {
 			}
 		case outcome == unknown:
 			undecided.add(r)
+		case a.Tool != "" && a.Tool != r.tool:
 		default:
 			if d := r.refuses(a, t); d != nil {
 				if refused == nil {
@@ -109,7 +113,7 @@ func (c *Contract) evaluate(a *Ask, t *target) Verdict {
 // refuses applies the argument rules of a tool to a call at its endpoint.
 func (r *rule) refuses(a *Ask, t *target) *code.Denial {
 	switch {
-	case r.args == nil:
+	case r.args == nil, a.Tool != "":
 		return nil
 	case a.Request == nil:
 		return code.Deny(code.PolicyToolRuleUndecided, "%s has rules about arguments, and those of the call are not known", r.tool)
