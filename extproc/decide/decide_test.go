@@ -250,3 +250,19 @@ func TestToolThatNamesTheClass(t *testing.T) {
 		}
 	}
 }
+
+// What a WebSocket carries is seen by no rule about arguments, so no tool is called by one, whatever else allows it there.
+func TestWebSocketAtATool(t *testing.T) {
+	c := enterprise(t, func(doc map[string]any) {
+		doc["tools"] = map[string]any{"allow": []string{"tool:live"}, "deny": []string{}, "bindings": map[string]any{
+			"tool:live": map[string]any{"host": "t.example", "path": "/live/{q}"},
+		}}
+		doc["egress"] = map[string]any{"default": "deny", "rules": []any{map[string]any{"host": "t.example", "websocket": true}}}
+	})
+	for path, want := range map[string]code.Code{"/live/a": code.UpgradeNotSupported, "/feed": ""} {
+		v := decide.Decide(c, tokenFor(c), decide.Ask{Provider: "t.example", Egress: true, WebSocket: true, Method: "GET", Host: "t.example", Path: path}, now)
+		if (v.Denial == nil) != (want == "") || v.Denial != nil && v.Denial.Code != want {
+			t.Errorf("%s: %v", path, v.Denial)
+		}
+	}
+}

@@ -105,6 +105,18 @@ func (s *toolSystem) under(t *testing.T, doc map[string]any) (*http.Client, stri
 	return s.Proxied(t, tok, hash, nil), hash
 }
 
+// toolRun is the run of all calls of a test.
+const toolRun = "run-tools"
+
+// audited has the run's archive written and verified: the contract is replayed over each call at its tool.
+func (s *toolSystem) audited(t *testing.T) {
+	t.Helper()
+	out, err := s.Run("evidence", "verify", "--trust-file", filepath.Join(s.Dir, "data", "trust.json"), archiveOf(t, s.System, toolRun))
+	if err != nil || !strings.HasPrefix(out, "PASS") {
+		t.Errorf("the run's archive: %v\n%s", err, out)
+	}
+}
+
 // toolCall is one call of a test.
 type toolCall struct {
 	name, method, host, path, body string
@@ -123,6 +135,7 @@ func (s *toolSystem) send(t *testing.T, client *http.Client, c *toolCall) harnes
 	if c.body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	req.Header.Set("X-Run-Id", toolRun)
 	for k, v := range c.header {
 		req.Header[k] = v
 	}
@@ -239,6 +252,7 @@ func TestToolsOfTheSeed(t *testing.T) {
 
 		{name: "ticketing.create again", method: "POST", host: tickets, path: "/api/v2/queues/%6Eetwork/tickets", body: good, status: 200, tool: "tool:ticketing.create", class: "ticketing_write_scoped"},
 	})
+	s.audited(t)
 	// shell.exec and filesystem.read, where a network can see them: as tools of a server.
 	tok := s.Issue(harness.Claims{"policy_hash_b64u": hash})
 	call := func(tok, tool string) harness.Answer {
@@ -365,4 +379,5 @@ func TestGraphByTwoApps(t *testing.T) {
 		{name: "another version", method: "GET", host: graph, path: "/beta/users/agent@example.com/messages", status: 451, code: "POLICY_STATEMENT_DENIED"},
 		{name: "a message deleted", method: "DELETE", host: graph, path: "/v1.0/users/agent@example.com/messages/1", status: 451, code: "POLICY_STATEMENT_DENIED"},
 	})
+	s.audited(t)
 }
