@@ -261,6 +261,39 @@ func altered(t *rapid.T, doc map[string]any) map[string]any {
 	return out
 }
 
+// alteredTools is an enterprise contract of which one bound tool was edited: taken out, or without or with other rules about its
+// arguments, or at another path.
+func alteredTools(t *rapid.T, doc map[string]any) map[string]any {
+	tools := maps.Clone(doc["tools"].(map[string]any))
+	bindings := maps.Clone(tools["bindings"].(map[string]any))
+	name := rapid.SampledFrom(slices.Sorted(maps.Keys(bindings))).Draw(t, "edited tool")
+	b := maps.Clone(bindings[name].(map[string]any))
+	switch edit := rapid.IntRange(0, 3).Draw(t, "edit of the tool"); {
+	case edit == 0:
+		delete(bindings, name)
+		tools["allow"] = slices.DeleteFunc(slices.Clone(tools["allow"].([]any)), func(x any) bool { return x == name })
+	case edit == 1 || b["host"] == nil:
+		delete(b, "args")
+		bindings[name] = b
+	case edit == 2:
+		b["args"] = []any{"query.all(k, k == 'r')"}
+		bindings[name] = b
+	default:
+		b["path"] = "/v1/t"
+		delete(b, "args")
+		bindings[name] = b
+	}
+	tools["bindings"] = bindings
+	out := maps.Clone(doc)
+	out["tools"] = tools
+	return out
+}
+
+func hasTools(doc map[string]any) bool {
+	tools, ok := doc["tools"].(map[string]any)
+	return ok && len(tools["bindings"].(map[string]any)) > 0
+}
+
 // The new contract is the old one edited, or another with some members of the old, or another altogether.
 func TestWideningIsVisible(t *testing.T) {
 	seen := 0
@@ -269,6 +302,8 @@ func TestWideningIsVisible(t *testing.T) {
 		switch {
 		case before["policy_version"] == "2" && rapid.Bool().Draw(t, "edited"):
 			after = altered(t, before)
+		case hasTools(before) && rapid.Bool().Draw(t, "tool edited"):
+			after = alteredTools(t, before)
 		case before["policy_version"] == after["policy_version"] && rapid.Bool().Draw(t, "merged"):
 			merged := maps.Clone(before)
 			for _, k := range slices.Sorted(maps.Keys(after)) {
