@@ -124,6 +124,16 @@ func TestToolsAtOnePlace(t *testing.T) {
 	}
 }
 
+// A tool that is denied is so with any arguments, so rules about them change nothing.
+func TestRulesOfADeniedTool(t *testing.T) {
+	bind := func(rules string) *contract.Contract {
+		return enterprise(t, `{"tools":{"allow":["tool:a"],"deny":["tool:a"],"bindings":{"tool:a":{"host":"x.com"`+rules+`}}}}`)
+	}
+	if changes := contract.Diff(bind(""), bind(`,"args":["method == 'GET'"]`)); widens(changes) {
+		t.Errorf("%+v", changes)
+	}
+}
+
 // A tunnel to a tool's host is never passed unread, and a rule that does not reach the host does not open one.
 func TestReachOfTools(t *testing.T) {
 	c := enterprise(t, `{"tools":{"allow":["tool:a"],"deny":[],"bindings":{"tool:a":{"host":"a.x.com","ports":[443,8443],"cidrs":["10.1.0.0/16"]}}},

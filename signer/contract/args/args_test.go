@@ -189,6 +189,19 @@ func TestSet(t *testing.T) {
 	}
 }
 
+// The bound is for all rules of a tool together: what one has used up the next cannot.
+func TestRulesShareTheirSteps(t *testing.T) {
+	one := "body.a.all(x, x + 1.0 < 9)"
+	call := args.Call{ContentType: "application/json", Body: []byte(`{"a":[` + strings.Repeat("1,", 9000) + `1]}`)}
+	if d := compile(t, nil, one).Check("t", &call); d != nil {
+		t.Errorf("one alone: %v", d)
+	}
+	d := compile(t, nil, one, one, one).Check("t", &call)
+	if d == nil || d.Code != code.PolicyToolRuleUndecided || !strings.Contains(d.Detail, "share of steps") || strings.Contains(d.Detail, "args[0]") {
+		t.Errorf("three: %v", d)
+	}
+}
+
 // What a rule costs, and so whether it is decided at all, must not hang on the order of a map.
 func TestSameOutcomeEveryTime(t *testing.T) {
 	var b strings.Builder
