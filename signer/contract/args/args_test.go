@@ -217,7 +217,7 @@ func TestSameOutcomeEveryTime(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			for range 20 {
+			for range 5 {
 				if again := set.Check("t", &calls[0]); (again == nil) != (first == nil) || again != nil && *again != *first {
 					t.Errorf("%v, then %v", first, again)
 				}
@@ -225,11 +225,6 @@ func TestSameOutcomeEveryTime(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	for range 20 {
-		if again := set.Check("t", &calls[0]); (again == nil) != (first == nil) || again != nil && *again != *first {
-			t.Fatalf("%v, then %v", first, again)
-		}
-	}
 }
 
 // No rule and no call makes the evaluation panic, and none costs more than its bound: the library panics when it stops, so
