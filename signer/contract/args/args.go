@@ -32,7 +32,7 @@ const (
 	// MaxBytes bounds the text of one rule.
 	MaxBytes = 1024
 	// MaxCost bounds what all rules of one tool may cost together for one call, in CEL's units (about one step each): some
-	// twenty milliseconds (BenchmarkCheck). A rule over a list of a hundred recipients costs about two thousand.
+	// twenty to forty milliseconds (BenchmarkCheck). A rule over a list of a hundred recipients costs about two thousand.
 	MaxCost = 100_000
 	// assumedSize is what a list, a map or a string is taken to hold at most where a rule's cost is estimated: elements, or
 	// bytes. What is larger is not refused for that; it is stopped where its real cost comes to MaxCost.
