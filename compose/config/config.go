@@ -61,6 +61,7 @@ type SecretClass struct {
 	Methods      []string `yaml:"methods"`
 	PathPrefixes []string `yaml:"path_prefixes"`
 	TTL          Duration `yaml:"ttl"`
+	NeedsTool    bool     `yaml:"needs_tool"` // only for calls that the contract maps to a tool which names the class
 }
 
 // Inject says how a credential is sent; nil means as the upstream's dialect does.

@@ -133,18 +133,25 @@ func ways(c *contract.Contract) []compile.Egress {
 	for _, r := range c.Ways() {
 		e := compile.Egress{
 			Host: r.Host, Subdomains: r.Subdomains, OnlySubdomains: r.OnlySubdomains, Methods: r.Methods,
-			PathPrefixes: r.PathPrefixes, CIDRs: r.Prefixes(), Inspect: r.Inspect, WebSocket: r.WebSocket,
-		}
-		for _, port := range r.Ports {
-			e.Ports = append(e.Ports, uint16(port)) //nolint:gosec // the schema bounds it
+			PathPrefixes: r.PathPrefixes, CIDRs: r.Prefixes(), Inspect: r.Inspect, WebSocket: r.WebSocket, Ports: ports(r.Ports),
 		}
 		out = append(out, e)
 	}
 	bindings := c.Bindings()
 	for _, name := range slices.Sorted(maps.Keys(bindings)) {
 		if b := bindings[name]; b.Host != "" {
-			out = append(out, compile.Egress{Host: b.Host, Methods: b.Methods, PathPattern: b.Path})
+			out = append(out, compile.Egress{
+				Host: b.Host, Ports: ports(b.Ports), Methods: b.Methods, PathPattern: b.Path, CIDRs: b.Prefixes(), Closed: true,
+			})
 		}
+	}
+	return out
+}
+
+func ports(list []int) []uint16 {
+	var out []uint16
+	for _, port := range list {
+		out = append(out, uint16(port)) //nolint:gosec // the schema bounds it
 	}
 	return out
 }
@@ -166,7 +173,7 @@ func Places(c *contract.Contract, ups []compile.Upstream) []reach.Place {
 	}
 	for _, b := range c.Bindings() {
 		if b.Host != "" {
-			out = append(out, reach.Place{Host: b.Host, Open: true})
+			out = append(out, reach.Place{Host: b.Host, Open: true, CIDRs: b.Prefixes()})
 		}
 	}
 	for _, r := range c.Ways() {

@@ -3,12 +3,14 @@
 package decide
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"sallyport/signer/code"
 	"sallyport/signer/contract"
+	"sallyport/signer/contract/args"
 	"sallyport/signer/token"
 )
 
@@ -20,14 +22,15 @@ type Ask struct {
 	Provider    string // name that contracts use, e.g. "openai"
 	Model       string // "" where the request names none
 	Method      string
-	WebSocket   bool   // the GET asks for a WebSocket
-	Egress      bool   // the call goes to a host that is no model provider's; Provider is then that host
-	Host        string // upstream authority, without a default port
-	Path        string // upstream path, without query
-	Tool        string // of an MCP server, as mcp:SERVER/TOOL; "" for anything else
-	Session     bool   // Tool is no tool but what a session with the server needs; it passes where some tool of the server could
-	SecretClass string // class that the operator bound to the upstream; "" where the upstream needs none
-	BodyBytes   int64  // size of the request's body
+	WebSocket   bool       // the GET asks for a WebSocket
+	Egress      bool       // the call goes to a host that is no model provider's; Provider is then that host
+	Host        string     // upstream authority, without a default port
+	Path        string     // upstream path, without query
+	Tool        string     // of an MCP server, as mcp:SERVER/TOOL; "" for anything else
+	Session     bool       // Tool is no tool but what a session with the server needs; it passes where some tool of the server could
+	SecretClass string     // class that the operator bound to the upstream; "" where the upstream needs none
+	Request     *args.Call // of an egress call: what the contract's rules about arguments may name
+	BodyBytes   int64      // size of the request's body
 }
 
 // Action is what contracts call what is asked for.
@@ -66,6 +69,8 @@ type Verdict struct {
 	SIDs         []string      // statements that decided
 	SecretClass  string        // that the call gets its credential from; "" for none
 	SecretMaxTTL time.Duration // longest life of the credential; 0 where the contract sets none
+	Tool         string        // the contract's name of the tool that the call is, also where it is refused; "" for none
+	NamedBy      string        // the contract's tool that names SecretClass for the call; "" where none does
 }
 
 // Decide says whether the token's job may make the call under the contract at the given time.
@@ -77,13 +82,16 @@ func Decide(c *contract.Contract, t *token.Token, a Ask, now time.Time) Verdict 
 	if !t.AllowsProvider(a.scope()) {
 		return Verdict{Denial: code.Deny(code.TokenInsufficientScope, "provider %s asked", a.Provider)}
 	}
-	v := c.Decide(contract.Ask{Action: a.Action(), Resource: a.Resource(), Context: callContext(t, a, now)}, now)
+	v := c.Decide(contract.Ask{Action: a.Action(), Resource: a.Resource(), Context: callContext(t, a, now), Request: a.Request}, now)
 	if inSession := a.Session && reaches(c, a.Provider); !v.Allow && !inSession {
 		d := v.Denial
 		if d == nil {
 			d = code.Deny(code.PolicyActionNotAllowed, "%s on %s", a.Action(), a.Resource())
 		}
-		return Verdict{Denial: d, SIDs: v.SIDs}
+		return Verdict{Denial: d, SIDs: v.SIDs, Tool: v.Tool}
+	}
+	if a.WebSocket && v.Tool != "" {
+		return Verdict{Denial: code.Deny(code.UpgradeNotSupported, "%s is bound there, and what a WebSocket carries is no call of a tool", v.Tool), SIDs: v.SIDs, Tool: v.Tool}
 	}
 	if a.WebSocket && !c.WebSocket(a.Resource()) {
 		return Verdict{Denial: code.Deny(code.UpgradeNotSupported, "no egress rule that allows %.128s says websocket: true", a.Resource()), SIDs: v.SIDs}
@@ -101,7 +109,25 @@ func Decide(c *contract.Contract, t *token.Token, a Ask, now time.Time) Verdict 
 	if most := c.Limits().MaxRequestBytes; most > 0 && a.BodyBytes > most {
 		return Verdict{Denial: code.Deny(code.PayloadTooLarge, "%d bytes; the contract's limits.max_request_bytes is %d", a.BodyBytes, most), SIDs: v.SIDs}
 	}
-	return Verdict{SIDs: v.SIDs, SecretClass: class, SecretMaxTTL: c.MaxSecretTTL()}
+	return Verdict{SIDs: v.SIDs, SecretClass: class, SecretMaxTTL: c.MaxSecretTTL(), Tool: v.Tool, NamedBy: namedBy(c, a, &v, class)}
+}
+
+// namedBy is the tool of the contract that names the class for a call: the tool that the call is, or for what a session with
+// an MCP server needs, one of its tools.
+func namedBy(c *contract.Contract, a Ask, v *contract.Verdict, class string) string {
+	switch {
+	case class == "":
+	case v.Tool != "" && slices.Contains(v.SecretClasses, class):
+		return v.Tool
+	case a.Session:
+		bindings := c.Bindings()
+		for _, name := range slices.Sorted(maps.Keys(bindings)) {
+			if b := bindings[name]; contract.MCPPrefix+b.MCPServer == a.Provider && b.SecretClass == class {
+				return name
+			}
+		}
+	}
+	return ""
 }
 
 // reaches says whether the contract could allow some tool of the MCP server that a provider is.

@@ -11,6 +11,7 @@ import (
 	"sallyport/extproc/decide"
 	"sallyport/signer/code"
 	"sallyport/signer/contract"
+	"sallyport/signer/contract/args"
 	"sallyport/signer/token"
 )
 
@@ -197,5 +198,71 @@ func TestResource(t *testing.T) {
 	}
 	if v := (decide.Ask{Provider: "openai"}).Resource(); !strings.HasSuffix(v, "/") {
 		t.Errorf("%q", v)
+	}
+}
+
+// Which tool names the class of a call: that alone opens classes that are for tools.
+func TestToolThatNamesTheClass(t *testing.T) {
+	c := enterprise(t, func(doc map[string]any) {
+		doc["tools"] = map[string]any{
+			"allow": []string{"provider:sallyport/openai", "tool:tickets", "tool:plain", "tool:issues", "tool:bare"}, "deny": []string{},
+			"bindings": map[string]any{
+				"tool:tickets": map[string]any{"host": "t.example", "path": "/{q}", "args": []string{"path.q == 'a'"}, "secret_class": "t_key"},
+				"tool:plain":   map[string]any{"host": "p.example"},
+				"tool:issues":  map[string]any{"mcp_server": "git", "tool": "list", "secret_class": "m_key"},
+				"tool:bare":    map[string]any{"mcp_server": "git", "tool": "show"},
+			},
+		}
+		doc["egress"] = map[string]any{"default": "deny", "rules": []any{map[string]any{"host": "e.example"}}}
+		doc["secrets"] = map[string]any{"minting": "cst_required", "allowed_secret_classes": []string{"openai_key", "t_key", "m_key"}, "max_ttl_seconds": 900}
+	})
+	egress := func(host, path string) decide.Ask {
+		return decide.Ask{Provider: host, Egress: true, Method: "GET", Host: host, Path: path, Request: &args.Call{}}
+	}
+	mcp := func(tool string, session bool, class string) decide.Ask {
+		return decide.Ask{Provider: "mcp:git", Tool: "mcp:git/" + tool, Session: session, Method: "POST", Host: "m.example", Path: "/", SecretClass: class}
+	}
+	for name, x := range map[string]struct {
+		ask         decide.Ask
+		tool, named string
+		class       string
+		denied      code.Code
+	}{
+		"a tool at an endpoint":             {egress("t.example", "/a"), "tool:tickets", "tool:tickets", "t_key", ""},
+		"refused by its arguments":          {egress("t.example", "/b"), "tool:tickets", "", "", code.PolicyToolRuleDenied},
+		"a tool without a class":            {egress("p.example", "/"), "tool:plain", "", "", ""},
+		"no tool":                           {egress("e.example", "/"), "", "", "", ""},
+		"a model":                           {small(), "", "", "openai_key", ""},
+		"a tool of a server":                {mcp("list", false, "m_key"), "tool:issues", "tool:issues", "m_key", ""},
+		"with another class than it names":  {mcp("list", false, "t_key"), "tool:issues", "", "t_key", ""},
+		"a tool of a server without class":  {mcp("show", false, "m_key"), "tool:bare", "", "m_key", ""},
+		"what a session with it needs":      {mcp("method:initialize", true, "m_key"), "", "tool:issues", "m_key", ""},
+		"a session with a class not named":  {mcp("method:initialize", true, "t_key"), "", "", "t_key", ""},
+		"a server that needs no credential": {mcp("list", false, ""), "tool:issues", "", "", ""},
+	} {
+		v := decide.Decide(c, tokenFor(c), x.ask, now)
+		var got code.Code
+		if v.Denial != nil {
+			got = v.Denial.Code
+		}
+		if got != x.denied || v.Tool != x.tool || v.NamedBy != x.named || v.SecretClass != x.class {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+}
+
+// What a WebSocket carries is seen by no rule about arguments, so no tool is called by one, whatever else allows it there.
+func TestWebSocketAtATool(t *testing.T) {
+	c := enterprise(t, func(doc map[string]any) {
+		doc["tools"] = map[string]any{"allow": []string{"tool:live"}, "deny": []string{}, "bindings": map[string]any{
+			"tool:live": map[string]any{"host": "t.example", "path": "/live/{q}"},
+		}}
+		doc["egress"] = map[string]any{"default": "deny", "rules": []any{map[string]any{"host": "t.example", "websocket": true}}}
+	})
+	for path, want := range map[string]code.Code{"/live/a": code.UpgradeNotSupported, "/feed": ""} {
+		v := decide.Decide(c, tokenFor(c), decide.Ask{Provider: "t.example", Egress: true, WebSocket: true, Method: "GET", Host: "t.example", Path: path}, now)
+		if (v.Denial == nil) != (want == "") || v.Denial != nil && v.Denial.Code != want {
+			t.Errorf("%s: %v", path, v.Denial)
+		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"sallyport/extproc/message"
 	"sallyport/extproc/secret"
 	"sallyport/signer/code"
+	"sallyport/signer/contract"
 	"sallyport/signer/jcs"
 	"sallyport/signer/record"
 	"sallyport/signer/weaken"
@@ -239,6 +240,7 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*message.Mutation, *
 		if d := x.addressed(); d != nil {
 			return nil, d
 		}
+		ask.Request = x.arguments(body)
 	default:
 		var d *code.Denial
 		if seen, d = x.dest.dialect.Inspect(x.dest.call, body); d != nil {
@@ -251,8 +253,16 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*message.Mutation, *
 	ask.WebSocket = x.socket()
 	x.refusal.Resource = clip(ask.Resource())
 	verdict := decide.Decide(x.contract, x.token, ask, now)
+	if verdict.Tool != "" && ask.Egress {
+		// Evidence says which tool a call was; host, method and path stand beside it.
+		x.tool = verdict.Tool
+		x.refusal.Resource = clip(x.tool)
+	}
 	if verdict.Denial != nil && !weaken.Off("decision") {
 		return nil, verdict.Denial
+	}
+	if d := x.disguised(); d != nil {
+		return nil, d
 	}
 	if ask.Egress {
 		ask.SecretClass = verdict.SecretClass
@@ -314,7 +324,7 @@ func (x *exchange) credential(ctx context.Context, ask decide.Ask, v decide.Verd
 	if ask.SecretClass == "" {
 		return secret.Credential{}, secret.Inject{}, nil
 	}
-	return x.gate.cfg.Secrets.Get(ctx, ask.SecretClass, secret.Target{Host: ask.Host, Method: ask.Method, Path: ask.Path}, v.SecretMaxTTL)
+	return x.gate.cfg.Secrets.Get(ctx, ask.SecretClass, secret.Target{Host: ask.Host, Method: ask.Method, Path: ask.Path, Tool: v.NamedBy}, v.SecretMaxTTL)
 }
 
 func (x *exchange) newIntent(ask decide.Ask, seen dialect.Body, body []byte) *record.Intent {
@@ -323,10 +333,14 @@ func (x *exchange) newIntent(ask decide.Ask, seen dialect.Body, body []byte) *re
 	if nonce == "" {
 		nonce = t.Nonce
 	}
+	action, resource := ask.Action(), ask.Resource()
+	if x.tool != "" {
+		action, resource = contract.ToolExecute, x.tool
+	}
 	return &record.Intent{
 		ID: x.id, TimeMS: x.gate.cfg.Now().UnixMilli(), RunID: x.run(), EventHash: x.req.eventHash, Nonce: nonce,
 		MissionID: t.MissionID, Subject: t.Sub, TokenHash: t.Hash, TokenScopeHash: t.TokenScopeHash, PolicyHash: t.PolicyHash,
-		Provider: ask.Provider, Model: seen.Model, Action: ask.Action(), Resource: ask.Resource(),
+		Provider: ask.Provider, Model: seen.Model, Action: action, Resource: resource,
 		Method: ask.Method, Host: ask.Host, Path: ask.Path, SecretClass: ask.SecretClass,
 		RequestHash: jcs.Hash(body), RequestBytes: int64(len(body)), Stream: seen.Stream || x.dest.call.StreamByPath,
 		TrustVersion: x.trust.Version, Peer: x.req.peer,

@@ -55,6 +55,7 @@ type exchange struct {
 	trust    *client.Trust // the snapshot the exchange began with
 	token    *token.Token
 	contract *contract.Contract
+	tool     string // of the contract, that the call is at an endpoint; "" for anything else
 
 	intent *record.Intent
 	idem   *idempotency // nil without an X-Idempotency-Key

@@ -250,7 +250,7 @@ func TestInside(t *testing.T) {
 			k.must("response body", responseBody("{}", true))
 			f.recorder.completion(t)
 			i := f.recorder.intents[0]
-			if i.Peer != "192.0.2.7" || (i.Action == contract.NetworkEgress) != (got[schemeHeader] != "") {
+			if i.Peer != "192.0.2.7" || (i.Action != contract.ModelInvoke) != (got[schemeHeader] != "") || (i.Action == contract.ToolExecute) != (i.Resource == "tool:ticketing.create") {
 				t.Errorf("intent %+v", i)
 			}
 		})

@@ -87,6 +87,9 @@ func (b *Broker) Allowed(class string, t Target) *code.Denial {
 	if reason, ok := h.allows(t); !ok {
 		return code.Deny(code.SecretClassHostNotAllowed, "class %s, %s", class, reason)
 	}
+	if h.NeedsTool && t.Tool == "" {
+		return code.Deny(code.PolicyToolRequired, "class %s, %s %s%s", class, t.Method, t.Host, t.Path)
+	}
 	return nil
 }
 

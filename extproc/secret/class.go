@@ -23,6 +23,8 @@ type Class struct {
 	Methods []string
 	// PathPrefixes match whole segments: "/v1" is /v1 and /v1/…, not /v10. Empty means any path.
 	PathPrefixes []string
+	// NeedsTool keeps the class to calls that the contract maps to a tool which names the class.
+	NeedsTool bool
 	// TTL bounds how long a fetched credential is used; 0 means that the class sets no bound.
 	TTL time.Duration
 }
@@ -41,6 +43,7 @@ type Target struct {
 	Host   string // authority, without a default port
 	Method string
 	Path   string // without query
+	Tool   string // of the contract, that names the class for this call; "" for none
 }
 
 var (

@@ -228,6 +228,23 @@ func TestClassesAreChecked(t *testing.T) {
 	}
 }
 
+// A class for tools goes out only with a call that a tool of the contract names it for.
+func TestNeedsTool(t *testing.T) {
+	b := broker(t, class(func(c *secret.Class) { c.NeedsTool = true }))
+	to := secret.Target{Host: "api.example.com", Method: "GET", Path: "/"}
+	if c, _, d := b.Get(t.Context(), "model", to, 0); d == nil || d.Code != code.PolicyToolRequired || !c.Value.Empty() {
+		t.Errorf("without a tool: %v", d)
+	}
+	to.Tool = "tool:a"
+	if _, _, d := b.Get(t.Context(), "model", to, 0); d != nil {
+		t.Errorf("with a tool: %v", d)
+	}
+	to.Host = "evil.example"
+	if _, _, d := b.Get(t.Context(), "model", to, 0); d == nil || d.Code != code.SecretClassHostNotAllowed {
+		t.Errorf("with a tool, elsewhere: %v", d)
+	}
+}
+
 func TestSourcesAreParsed(t *testing.T) {
 	for _, good := range []string{"env:SOME_KEY", "file:/some/where", "file:C:/some"} {
 		s, err := secret.ParseSource(good)

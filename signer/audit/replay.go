@@ -114,11 +114,8 @@ func (a *auditor) replay(at string, r *receipt.Payload) {
 	if d.Resource == r.Provider+"/" {
 		model = "" // the receipt has to name one, and says "unknown"
 	}
-	egress := d.Action != contract.ModelInvoke
-	want := r.Provider + "/" + model
-	if egress {
-		want = d.Method + " " + d.Host + d.Path
-	}
+	ask, want := asked(r, model)
+	egress := ask.Action == contract.NetworkEgress
 	if d.Resource != want {
 		a.fail(checkReplay, EvidenceMismatch, at+".payload.metadata.sallyport.resource", "is %.200q; the other members make it %.200q", d.Resource, want)
 	}
@@ -126,11 +123,13 @@ func (a *auditor) replay(at string, r *receipt.Payload) {
 	if err != nil {
 		return // the receipt's own check says so
 	}
-	v := c.Decide(contract.Ask{Action: d.Action, Resource: d.Resource, Context: askContext(r, model, egress, stamp)}, stamp)
+	ask.Context = askContext(r, model, egress, stamp)
+	v := c.Decide(ask, stamp)
 	if early := stamp.Add(-decided); !v.Allow && early.UTC().Hour() != stamp.UTC().Hour() {
-		v = c.Decide(contract.Ask{Action: d.Action, Resource: d.Resource, Context: askContext(r, model, egress, early)}, early)
+		ask.Context = askContext(r, model, egress, early)
+		v = c.Decide(ask, early)
 	}
-	if !v.Allow {
+	if !v.Allow && !inSession(c, &ask) {
 		a.fail(checkReplay, PolicyViolation, at, "contract %s does not allow %s on %.200s: %v", c.Hash, d.Action, d.Resource, v.Denial)
 		return
 	}
@@ -146,6 +145,34 @@ func (a *auditor) replay(at string, r *receipt.Payload) {
 	if most := c.Limits().MaxRequestBytes; most > 0 && d.RequestBytes > most {
 		a.fail(checkReplay, PolicyViolation, at+".payload.metadata.sallyport.request_bytes", "%d; the contract's limit is %d", d.RequestBytes, most)
 	}
+}
+
+// asked is what the contract was asked about a call, and the resource that the receipt then names.
+func asked(r *receipt.Payload, model string) (a contract.Ask, resource string) {
+	d := &r.Metadata.Sallyport
+	place := d.Method + " " + d.Host + d.Path
+	switch {
+	case d.Action == contract.ModelInvoke:
+		resource = r.Provider + "/" + model
+	case d.Action != contract.ToolExecute:
+		resource = place
+	case strings.HasPrefix(r.Provider, contract.MCPPrefix): // one tool of a server
+		_, tool, _ := strings.Cut(d.Resource, "/")
+		resource = r.Provider + "/" + tool
+	default: // a tool that the contract binds to a place: it is named, and the place must be its own
+		return contract.Ask{Action: contract.NetworkEgress, Resource: place, Tool: d.Resource}, d.Resource
+	}
+	return contract.Ask{Action: d.Action, Resource: resource}, resource
+}
+
+// inSession says whether a call is none of a tool but what a session with a server of tools needs, of which the contract
+// allows some tool.
+func inSession(c *contract.Contract, a *contract.Ask) bool {
+	server, what, _ := strings.Cut(strings.TrimPrefix(a.Resource, contract.MCPPrefix), "/")
+	method, ok := strings.CutPrefix(what, "method:")
+	servers := c.MCPServers()
+	return ok && a.Action == contract.ToolExecute && !slices.Contains([]string{"resources/read", "resources/subscribe", "prompts/get"}, method) &&
+		(slices.Contains(servers, server) || slices.Contains(servers, "*"))
 }
 
 // askContext is what a contract's conditions may look at (WIRE 5.2), as the gate knew it when it decided.

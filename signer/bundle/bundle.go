@@ -220,11 +220,11 @@ func (s *run) bundle(part int) (*envelope.Envelope, error) {
 		if err != nil {
 			return nil, err
 		}
-		if r.Metadata.Sallyport.Action == contract.NetworkEgress {
+		if d := r.Metadata.Sallyport; d.Action == contract.NetworkEgress || d.Action == contract.ToolExecute && !strings.HasPrefix(r.Provider, contract.MCPPrefix) {
 			p.SideEffects = append(p.SideEffects, sideEffect{
 				AgentDID: p.AgentDID, Binding: binding{r.Binding.EventHash, r.Binding.RunID, r.Binding.SpanID}, EffectClass: networkEgress,
 				HashAlgorithm: envelope.HashAlgorithm, ReceiptID: "side_" + strings.TrimPrefix(r.ReceiptID, "rcpt_"), ReceiptVersion: "1",
-				RequestHash: r.RequestHash, ResponseHash: r.ResponseHash, TargetHash: jcs.Hash([]byte(r.Metadata.Sallyport.Resource)), Timestamp: r.Timestamp,
+				RequestHash: r.RequestHash, ResponseHash: r.ResponseHash, TargetHash: jcs.Hash([]byte(d.Method + " " + d.Host + d.Path)), Timestamp: r.Timestamp,
 			})
 		}
 		var e struct {

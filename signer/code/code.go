@@ -81,6 +81,9 @@ const (
 	PolicyEgressNotAllowed    Code = "POLICY_EGRESS_NOT_ALLOWED"
 	PolicySecretNotAllowed    Code = "POLICY_SECRET_CLASS_NOT_ALLOWED"
 	PolicyConditionUnknown    Code = "POLICY_CONDITION_UNDECIDABLE"
+	PolicyToolRuleDenied      Code = "POLICY_TOOL_RULE_DENIED"
+	PolicyToolRuleUndecided   Code = "POLICY_TOOL_RULE_UNDECIDABLE"
+	PolicyToolRequired        Code = "POLICY_TOOL_REQUIRED"
 	RouteNotAllowed           Code = "ROUTE_NOT_ALLOWED"
 	EndpointNotAllowed        Code = "ENDPOINT_NOT_ALLOWED"
 	SecretClassHostNotAllowed Code = "SECRET_CLASS_HOST_NOT_ALLOWED"
@@ -97,6 +100,8 @@ const (
 	PayloadTooLarge     Code = "PAYLOAD_TOO_LARGE"
 	PayloadEncoded      Code = "PAYLOAD_ENCODED"
 	PayloadEmpty        Code = "PAYLOAD_EMPTY"
+	ToolBodyInvalid     Code = "TOOL_BODY_INVALID"
+	ToolQueryInvalid    Code = "TOOL_QUERY_INVALID"
 	UpgradeNotSupported Code = "UPGRADE_NOT_SUPPORTED"
 	MCPNoSession        Code = "MCP_NO_SESSION"
 	IdempotencyInUse    Code = "IDEMPOTENCY_KEY_IN_USE"
@@ -164,6 +169,9 @@ var table = []Info{
 	{PolicyEgressNotAllowed, ClassPolicy, 451, "The contract's egress rules do not include this host, method and path."},
 	{PolicySecretNotAllowed, ClassPolicy, 451, "The contract does not allow the secret class that this upstream needs."},
 	{PolicyConditionUnknown, ClassPolicy, 451, "A condition of the contract cannot be decided for this call, so it does not pass."},
+	{PolicyToolRuleDenied, ClassPolicy, 451, "An argument rule of the contract does not hold for this tool call."},
+	{PolicyToolRuleUndecided, ClassPolicy, 451, "An argument rule of the contract cannot be decided for this tool call, so it does not pass."},
+	{PolicyToolRequired, ClassPolicy, 451, "The secret class is for tools only, and the contract maps this call to no tool that names the class."},
 	{RouteNotAllowed, ClassPolicy, 451, "The contract's routes do not include this host, method and path."},
 	{EndpointNotAllowed, ClassPolicy, 451, "This gateway does not carry that endpoint of the provider."},
 	{SecretClassHostNotAllowed, ClassPolicy, 451, "The secret class may not be sent to this host, method or path."},
@@ -179,6 +187,8 @@ var table = []Info{
 	{PayloadTooLarge, ClassRequest, 413, "The request body is larger than this gateway's limit."},
 	{PayloadEncoded, ClassRequest, 415, "The request body is compressed; send it without Content-Encoding."},
 	{PayloadEmpty, ClassRequest, 400, "The request body is empty."},
+	{ToolBodyInvalid, ClassRequest, 400, "A rule of the contract reads the body of this tool call, and it is not plain JSON."},
+	{ToolQueryInvalid, ClassRequest, 400, "The rules of the contract read the query of this tool call, and it has no single reading."},
 	{MCPNoSession, ClassRequest, 405, "This GET belongs to no session, and the older transport with one stream for all answers is not carried; configure the client for streamable HTTP."},
 	{UpgradeNotSupported, ClassRequest, 426, "WebSocket is not carried on this route; use an ordinary POST."},
 	{IdempotencyInUse, ClassConflict, 409, "A call with this X-Idempotency-Key is still in flight."},

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"sallyport/signer/contract/args"
 	"sallyport/signer/jcs"
 	"sallyport/signer/privacy"
 )
@@ -48,6 +49,9 @@ type Contract struct {
 	limits    Limits
 	sockets   []endpoint // where a WebSocket may be opened, if the GET is allowed
 	bindings  map[string]Binding
+	bound     map[string]endpoint // of the bindings to hosts, by name
+	hosts     map[string]bool     // of bound
+	args      map[string]*args.Set
 	tools     []string // tool: names that are allowed
 	privacy   string   // hash_only, encrypted, or "" where the dialect says nothing
 	redaction *privacy.Rules
@@ -72,8 +76,11 @@ type EgressRule struct {
 // Binding ties a tool's name to what it is on the network: an endpoint, or one tool of an MCP server.
 type Binding struct {
 	Host        string   `json:"host,omitempty"`
+	Ports       []int    `json:"ports,omitempty"`   // empty: 443
 	Methods     []string `json:"methods,omitempty"` // empty: any
-	Path        string   `json:"path,omitempty"`    // pattern: * is a run without a slash, ** any run; empty: any path
+	Path        string   `json:"path,omitempty"`    // template: {name} is a segment, * a run without a slash, ** any run; empty: any path
+	Args        []string `json:"args,omitempty"`    // rules in CEL that must all be true, see package args
+	CIDRs       []string `json:"cidrs,omitempty"`   // private addresses that Host may resolve to
 	MCPServer   string   `json:"mcp_server,omitempty"`
 	Tool        string   `json:"tool,omitempty"`
 	SecretClass string   `json:"secret_class,omitempty"` // empty: the tool gets no credential

@@ -2,10 +2,12 @@ package contract
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
 	"sallyport/signer/code"
+	"sallyport/signer/contract/args"
 )
 
 // Actions that asks name.
@@ -23,6 +25,10 @@ type Ask struct {
 	Action   string            // ModelInvoke, ToolExecute, NetworkEgress
 	Resource string            // "provider/model", "tool" or "mcp:server/tool", "METHOD host[:port]/path"
 	Context  map[string]string // the ecosystem's keys, such as Agent:DID; one that is not known is left out
+	Request  *args.Call        // what a NetworkEgress ask says besides, for argument rules; nil where it is not known
+	// Tool is the tool that evidence says a call was (NetworkEgress), where the call is asked about again. Its arguments are kept
+	// nowhere, so the rules about them are taken to have held; nothing but this tool may allow the call.
+	Tool string
 }
 
 // Verdict is the answer. Denial is set exactly where Allow is false. The slices belong to the contract and must not be
@@ -32,7 +38,7 @@ type Verdict struct {
 	SIDs          []string // statements that decided: all that deny, else all that allow
 	Denial        *code.Denial
 	SecretClasses []string // that the call may use; nil where the dialect says nothing, empty for none
-	Tool          string   // the bound tool that the call is, such as "tool:ticketing.create"; "" for none
+	Tool          string   // the bound tool that the call is, such as "tool:ticketing.create", also where its rules refuse it; "" for none
 }
 
 // Decide answers an ask: deny wins, and what no statement allows is denied. It is pure. now is the time of the decision;
@@ -62,7 +68,8 @@ func (c *Contract) WebSocket(resource string) bool {
 // else the default denies.
 func (c *Contract) evaluate(a *Ask, t *target) Verdict {
 	var allow, deny, undecided sids
-	var denying *rule
+	var denying, refusing *rule
+	var refused *code.Denial // by the arguments of the first tool that it could have been
 	var verdict Verdict
 	sure := no
 	for i := range c.rules {
@@ -76,7 +83,14 @@ func (c *Contract) evaluate(a *Ask, t *target) Verdict {
 			}
 		case outcome == unknown:
 			undecided.add(r)
+		case a.Tool != "" && a.Tool != r.tool:
 		default:
+			if d := r.refuses(a, t); d != nil {
+				if refused == nil {
+					refusing, refused = r, d
+				}
+				continue
+			}
 			if allow.add(r); verdict.Tool == "" {
 				verdict.Tool, verdict.SecretClasses = r.tool, r.classes
 			}
@@ -88,10 +102,29 @@ func (c *Contract) evaluate(a *Ask, t *target) Verdict {
 	case allow.list != nil:
 		verdict.Allow, verdict.SIDs = true, allow.list
 		return verdict
+	case refused != nil:
+		return Verdict{SIDs: refusing.sids, Denial: refused, Tool: refusing.tool}
 	case undecided.list != nil:
 		return Verdict{SIDs: undecided.list, Denial: undecided.first.denial(a, unknown)}
 	}
 	return Verdict{Denial: c.explain(a)}
+}
+
+// refuses applies the argument rules of a tool to a call at its endpoint.
+func (r *rule) refuses(a *Ask, t *target) *code.Denial {
+	switch {
+	case r.args == nil, a.Tool != "":
+		return nil
+	case a.Request == nil:
+		return code.Deny(code.PolicyToolRuleUndecided, "%s has rules about arguments, and those of the call are not known", r.tool)
+	}
+	call := *a.Request
+	call.Method, call.Host = t.method, t.host
+	if t.port != defaultPort {
+		call.Host += ":" + strconv.Itoa(t.port)
+	}
+	call.Path = values(r.endpoints[0].vars, t.path)
+	return r.args.Check(r.tool, &call)
 }
 
 // sids collects the statements that decide. One alone, the common case, costs no allocation.

@@ -115,6 +115,11 @@ func (c *Contract) boundSecrets() []string {
 // network are the terms of egress that decide after the contract's own decision: which addresses, read or unread.
 func (c *Contract) network() []string {
 	var out []string
+	for name, b := range c.bindings {
+		for _, cidr := range b.CIDRs {
+			out = append(out, name+" at private addresses "+cidr)
+		}
+	}
 	for _, e := range c.egress {
 		for _, cidr := range e.CIDRs {
 			out = append(out, e.Host+" at private addresses "+cidr)

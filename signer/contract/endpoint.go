@@ -20,7 +20,8 @@ type endpoint struct {
 	notHost bool  // with below: but not host itself
 	ports   []int // never empty
 	prefix  string
-	path    *glob // nil: prefix counts
+	path    *glob      // nil: prefix counts
+	vars    []variable // of path
 }
 
 // endpointsOf splits a rule into one endpoint for each path prefix.
@@ -42,13 +43,14 @@ func endpointsOf(e EgressRule) []endpoint {
 }
 
 // endpointOf is the place of a tool that is bound to a host.
-func endpointOf(b Binding) endpoint {
-	e := endpointsOf(EgressRule{Host: b.Host, Methods: b.Methods})[0]
-	if b.Path != "" {
-		g := v2Glob(b.Path)
-		e.path = &g
+func endpointOf(b Binding) (endpoint, error) {
+	e := endpointsOf(EgressRule{Host: b.Host, Ports: b.Ports, Methods: b.Methods})[0]
+	if b.Path == "" {
+		return e, nil
 	}
-	return e
+	g, vars, err := readTemplate(b.Path)
+	e.path, e.vars = &g, vars
+	return e, err
 }
 
 func (e *endpoint) String() string {

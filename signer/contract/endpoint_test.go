@@ -102,8 +102,12 @@ func TestEndpointCoversOverAll(t *testing.T) {
 	for _, prefix := range []string{"/", "/v", "/v/", "/v/a", "/w"} {
 		paths = append(paths, endpointsOf(EgressRule{Host: "x.com", PathPrefixes: []string{prefix}})...)
 	}
-	for _, path := range []string{"/v/*", "/v/**", "/v*", "/v**", "/v", "/**", "/v/a", "**", "/*/a"} {
-		paths = append(paths, endpointOf(Binding{Host: "x.com", Path: path}))
+	for _, path := range []string{"/v/*", "/v/**", "/v*", "/v**", "/v", "/**", "/v/a", "**", "/*/a", "/v/{x}", "/{x}/a", "/{x}/{y}"} {
+		e, err := endpointOf(Binding{Host: "x.com", Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, e)
 	}
 	check := func(list []endpoint, targets []target) {
 		for i := range list {

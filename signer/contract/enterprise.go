@@ -2,12 +2,14 @@ package contract
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
 
+	"sallyport/signer/contract/args"
 	"sallyport/signer/jcs"
 	"sallyport/signer/privacy"
 )
@@ -42,6 +44,7 @@ func (c *Contract) compileEnterprise() error {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	c.PolicyID, c.secrets, c.auth, c.limits, c.bindings = p.PolicyID, &p.Secrets, p.Auth, p.Limits, p.Tools.Bindings
+	c.bound, c.hosts, c.args = map[string]endpoint{}, map[string]bool{}, map[string]*args.Set{}
 	c.privacy = p.Privacy
 	if err := c.checkEnterprise(&p); err != nil {
 		return err
@@ -69,9 +72,7 @@ func (c *Contract) checkEnterprise(p *enterprise) error {
 		if b.SecretClass != "" && !c.AllowsSecretClass(b.SecretClass) {
 			wrong.add(at+".secret_class", "%q is not in secrets.allowed_secret_classes", b.SecretClass)
 		}
-		if b.Path != "" && !plainPath(b.Path) {
-			wrong.add(at+".path", "%q is not in its plain form", b.Path)
-		}
+		c.checkBinding(&b, name, at, &wrong)
 	}
 	for i, r := range p.Egress.Rules {
 		at := fmt.Sprintf("$.egress.rules[%d]", i)
@@ -80,16 +81,12 @@ func (c *Contract) checkEnterprise(p *enterprise) error {
 				wrong.add(fmt.Sprintf("%s.path_prefixes[%d]", at, j), "%q is not in its plain form", prefix)
 			}
 		}
+		wrong.cidrs(at, r.CIDRs)
 		if r.WebSocket && r.Inspect != "" && r.Inspect != InspectFull {
 			wrong.add(at+".websocket", "inspect is %q, so that no request is seen that could ask for one; let it say full, or leave websocket out", r.Inspect)
 		}
 		if r.WebSocket && len(r.Methods) > 0 && !slices.Contains(r.Methods, http.MethodGet) {
 			wrong.add(at+".websocket", "it begins as a GET, which methods does not name; add GET, or leave websocket out")
-		}
-		for j, cidr := range r.CIDRs {
-			if _, err := parsePrefix(cidr); err != nil {
-				wrong.add(fmt.Sprintf("%s.cidrs[%d]", at, j), "%v", err)
-			}
 		}
 	}
 	c.compileRedaction(p.Redaction.Rules, "$.redaction.rules", &wrong)
@@ -109,6 +106,56 @@ func (c *Contract) checkEnterprise(p *enterprise) error {
 		}
 	}
 	return wrong.err()
+}
+
+func (p *problems) cidrs(at string, cidrs []string) {
+	for i, cidr := range cidrs {
+		if _, err := parsePrefix(cidr); err != nil {
+			p.add(fmt.Sprintf("%s.cidrs[%d]", at, i), "%v", err)
+		}
+	}
+}
+
+// checkBinding reads where a tool is on the network, and its argument rules.
+func (c *Contract) checkBinding(b *Binding, name, at string, wrong *problems) {
+	if b.Host == "" {
+		return
+	}
+	wrong.cidrs(at, b.CIDRs)
+	if i := slices.Index(b.Ports, 80); i >= 0 {
+		wrong.add(fmt.Sprintf("%s.ports[%d]", at, i), "port 80 is plain HTTP, and a tool's calls leave over TLS only")
+	}
+	if b.Path != "" && !plainPath(b.Path) {
+		wrong.add(at+".path", "%q is not in its plain form", b.Path)
+	}
+	e, err := endpointOf(*b)
+	if err != nil {
+		wrong.add(at+".path", "%v", err)
+		return
+	}
+	c.bound[name], c.hosts[b.Host] = e, true
+	set, err := args.Compile(b.Args, names(e.vars))
+	for _, err := range unjoined(err) {
+		var where *args.Error
+		if errors.As(err, &where) {
+			wrong.add(fmt.Sprintf("%s.args[%d]", at, where.Index), "%v", where)
+			continue
+		}
+		wrong.add(at+".args", "%v", err)
+	}
+	if len(b.Args) > 0 {
+		c.args[name] = set
+	}
+}
+
+func unjoined(err error) []error {
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		return several.Unwrap()
+	}
+	if err == nil {
+		return nil
+	}
+	return []error{err}
 }
 
 // providerRoute takes the route's name off "provider:<gateway>/<route>".
@@ -161,12 +208,7 @@ const httpRequest = "tool:http.request"
 // compileTools allows and denies tools where a call can be seen: by the tool's name, and on the network where the tool is
 // bound. What an agent does inside its own machine is for its runtime's tool policy.
 func (c *Contract) compileTools(p *enterprise) {
-	var bound []endpoint
-	for _, name := range slices.Sorted(maps.Keys(p.Tools.Bindings)) {
-		if b := p.Tools.Bindings[name]; b.Host != "" {
-			bound = append(bound, endpointOf(b))
-		}
-	}
+	bound := c.endpoints()
 	for i, t := range p.Tools.Allow {
 		if strings.HasPrefix(t, "tool:") {
 			c.tools = append(c.tools, t)
@@ -181,7 +223,7 @@ func (c *Contract) compileTools(p *enterprise) {
 		}
 		c.addTool(t, true, sid, path)
 		if t == httpRequest {
-			c.addRule(rule{sid: sid, path: path, deny: true, actions: []glob{literalGlob(NetworkEgress)}, unless: append([]endpoint{}, bound...)})
+			c.addRule(rule{sid: sid, path: path, deny: true, actions: []glob{literalGlob(NetworkEgress)}, unless: bound})
 		}
 	}
 }
@@ -207,10 +249,42 @@ func (c *Contract) addTool(name string, deny bool, sid, path string) {
 		}
 	}
 	c.addRule(byName)
-	if b.Host != "" {
-		base.actions, base.endpoints = []glob{literalGlob(NetworkEgress)}, []endpoint{endpointOf(b)}
+	if e, ok := c.bound[name]; ok {
+		base.actions, base.endpoints = []glob{literalGlob(NetworkEgress)}, []endpoint{e}
+		if !deny { // a tool that is denied is so whatever its arguments
+			base.args = c.args[name]
+		}
 		c.addRule(base)
 	}
+}
+
+// endpoints are those of the bound tools, in the order of their names.
+func (c *Contract) endpoints() []endpoint {
+	out := []endpoint{}
+	for _, name := range slices.Sorted(maps.Keys(c.bound)) {
+		out = append(out, c.bound[name])
+	}
+	return out
+}
+
+// leftToTools is what an egress rule leaves to the contract's tools: where a tool is bound, the tool decides alone, with its
+// rules; and a host that tools bind is closed beside them, unless the rule names that very host.
+func (c *Contract) leftToTools(e EgressRule) []endpoint {
+	var out []endpoint
+	for _, tool := range c.endpoints() {
+		switch known := slices.ContainsFunc(out, func(x endpoint) bool { return x.host == tool.host }); {
+		case tool.host == e.Host:
+			out = append(out, tool)
+		case c.closed(e, tool.host) && !known:
+			out = append(out, endpointsOf(EgressRule{Host: tool.host, Ports: e.Ports})...)
+		}
+	}
+	return out
+}
+
+// closed says whether an egress rule reaches a host only by a name above it, while tools are bound to the host.
+func (c *Contract) closed(e EgressRule, host string) bool {
+	return e.Host != host && c.hosts[host] && endpointsOf(e)[0].matchHost(host)
 }
 
 // addEgress keeps the rule for the routes and allows it. A way out that is no tool gets no credential.
@@ -221,7 +295,7 @@ func (c *Contract) addEgress(e EgressRule, path string) {
 		get.Methods = []string{http.MethodGet}
 		c.sockets = append(c.sockets, endpointsOf(get)...)
 	}
-	r := rule{sid: "egress:" + e.Host, path: path, actions: []glob{literalGlob(NetworkEgress)}, endpoints: endpointsOf(e), way: true}
+	r := rule{sid: "egress:" + e.Host, path: path, actions: []glob{literalGlob(NetworkEgress)}, endpoints: endpointsOf(e), way: true, tools: c.leftToTools(e)}
 	if c.secrets != nil {
 		r.classes = []string{}
 	}

@@ -2,6 +2,7 @@ package contract
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -31,6 +32,8 @@ func Lint(c *Contract) []Finding {
 	out = append(out, lintUnreachable(c)...)
 	out = append(out, lintUnanchored(c)...)
 	out = append(out, lintUnbound(c)...)
+	out = append(out, lintToolHosts(c)...)
+	out = append(out, lintTools(c)...)
 	return append(out, lintKeys(c)...)
 }
 
@@ -116,6 +119,51 @@ func lintUnbound(c *Contract) []Finding {
 		if _, ok := c.bindings[t]; !ok {
 			out = append(out, Finding{SeverityWarning, "unbound-tool", "$.tools.allow",
 				t + " is allowed but bound to no endpoint, so no call on the network can be recognised as it", "add tools.bindings[\"" + t + "\"]"})
+		}
+	}
+	return out
+}
+
+// lintToolHosts finds egress rules that meet the hosts of tools: they open them beside the tools, or do not reach them at all.
+func lintToolHosts(c *Contract) []Finding {
+	var out []Finding
+	for i, e := range c.egress {
+		at, seen := fmt.Sprintf("$.egress.rules[%d]", i), []string{}
+		for _, tool := range c.endpoints() {
+			if slices.Contains(seen, tool.host) {
+				continue
+			}
+			seen = append(seen, tool.host)
+			switch {
+			case e.Host == tool.host:
+				out = append(out, Finding{SeverityWarning, "open-tool-host", at,
+					"opens " + e.Host + " beside the tools that are bound there; such calls carry no credential and no rule about arguments holds for them",
+					"bind a tool to what else is needed there, or remove the rule"})
+			case c.closed(e, tool.host):
+				out = append(out, Finding{SeverityWarning, "closed-tool-host", at,
+					"does not reach " + tool.host + ", because tools are bound there", "name that host in a rule of its own if it should be open beside its tools"})
+			}
+		}
+	}
+	return out
+}
+
+// lintTools finds rules about arguments that say nothing of the call, and tools of which a call could be either.
+func lintTools(c *Contract) []Finding {
+	var out []Finding
+	names := slices.Sorted(maps.Keys(c.bound))
+	for i, name := range names {
+		at := "$.tools.bindings" + step(name)
+		for _, n := range c.args[name].Constant() {
+			out = append(out, Finding{SeverityError, "constant-rule", fmt.Sprintf("%s.args[%d]", at, n),
+				"names nothing of the call, so it is true or false for every one", "name path, query, body, method or host"})
+		}
+		mine := c.bound[name]
+		for _, other := range names[i+1:] {
+			if theirs := c.bound[other]; mine.covers(&theirs) || theirs.covers(&mine) {
+				out = append(out, Finding{SeverityWarning, "overlapping-tools", at,
+					"a call can be both " + name + " and " + other + "; it is the one that stands first in tools.allow of those whose args hold", "make their methods or paths different"})
+			}
 		}
 	}
 	return out

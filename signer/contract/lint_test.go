@@ -54,11 +54,20 @@ func TestLint(t *testing.T) {
 		{"models of a provider that tools.allow leaves out", ent(`{"models":[{"provider":"google","models":["a"]}]}`), []string{"error unreachable $.models[0]"}},
 		{"egress under tool:http.request", ent(`{"tools":{"allow":["provider:sallyport/openai"],"deny":["tool:http.request"]},"egress":{"default":"deny","rules":[{"host":"x.com"}]}}`),
 			[]string{"error unreachable $.egress.rules[0]"}},
-		{"egress under tool:http.request where a tool is bound", ent(`{"tools":{"allow":["provider:sallyport/openai","tool:x"],"deny":["tool:http.request"],"bindings":{"tool:x":{"host":"x.com","path":"/a"}}},"egress":{"default":"deny","rules":[{"host":"x.com"}]}}`), nil},
+		{"egress under tool:http.request where a tool is bound", ent(`{"tools":{"allow":["provider:sallyport/openai","tool:x"],"deny":["tool:http.request"],"bindings":{"tool:x":{"host":"x.com","path":"/a"}}},"egress":{"default":"deny","rules":[{"host":"x.com"}]}}`), []string{"warning open-tool-host $.egress.rules[0]"}},
 		{"open beginning", ent(`{"models":[{"provider":"openai","models":["*mini","gpt-*","*"]}]}`), []string{"warning unanchored $.models[0]"}},
 		{"open beginning in v2", v2(`{"sid":"A","effect":"Allow","actions":["*"],"resources":["**/gpt-4","*"]}`), []string{"warning no-route $.statements[0].resources[0]", "warning no-route $.statements[0].resources[1]", "warning unanchored $.statements[0]"}},
 		{"tool bound to nothing", ent(`{"tools":{"allow":["provider:sallyport/openai","tool:x"],"deny":[]}}`), []string{"warning unbound-tool $.tools.allow"}},
 		{"key that nobody knows", v2(`{"sid":"A","effect":"Allow","actions":["*"],"resources":["*"],"conditions":{"Bool":{"Request:HasHumanApproval":"true"}}}`), []string{"warning no-route $.statements[0].resources[0]", "error unknown-key $.statements[0]"}},
+		{"an egress rule for a tool's host", ent(`{"tools":{"allow":["tool:x","tool:y"],"deny":[],"bindings":{"tool:x":{"host":"x.com","path":"/a"},"tool:y":{"host":"x.com","path":"/b"}}},"egress":{"default":"deny","rules":[{"host":"x.com"}]}}`),
+			[]string{"warning open-tool-host $.egress.rules[0]"}},
+		{"an egress rule for names above a tool's host", ent(`{"tools":{"allow":["tool:x"],"deny":[],"bindings":{"tool:x":{"host":"a.x.com","path":"/a"}}},"egress":{"default":"deny","rules":[{"host":"x.com","subdomains":true}]}}`),
+			[]string{"warning closed-tool-host $.egress.rules[0]"}},
+		{"a rule that says nothing of the call", ent(`{"tools":{"allow":["tool:x"],"deny":[],"bindings":{"tool:x":{"host":"x.com","args":["method == 'GET'","1 < 2"]}}}}`),
+			[]string{"error constant-rule $.tools.bindings[\"tool:x\"].args[1]"}},
+		{"two tools for one call", ent(`{"tools":{"allow":["tool:x","tool:y"],"deny":[],"bindings":{"tool:x":{"host":"x.com","path":"/a/{b}"},"tool:y":{"host":"x.com","path":"/a/*"}}}}`),
+			[]string{"warning overlapping-tools $.tools.bindings[\"tool:x\"]"}},
+		{"two tools for two calls", ent(`{"tools":{"allow":["tool:x","tool:y"],"deny":[],"bindings":{"tool:x":{"host":"x.com","methods":["GET"],"path":"/a/{b}"},"tool:y":{"host":"x.com","methods":["POST"],"path":"/a/{b}"}}}}`), nil},
 		{"tier", v1(`"minimum_model_identity_tier":"tee_measured"`), []string{"error cannot-pass $.minimum_model_identity_tier", "error unreachable $.allowed_models"}},
 		{"audit packs", v1(`"required_audit_packs":["p"]`), []string{"warning not-enforced $.required_audit_packs"}},
 		{"web witnesses", parse(t, `{"policy_version":"2","policy_id":"p","issuer_did":"did:web:x","coverage_enforcement":"warn","witnessed_web_policy":{},"statements":[`+allow+`]}`),
@@ -80,8 +89,8 @@ func TestLint(t *testing.T) {
 }
 
 func TestDiff(t *testing.T) {
-	base := `"tools":{"allow":["provider:sallyport/openai","tool:x"],"deny":["tool:y"],"bindings":{"tool:x":{"host":"x.com","path":"/a"}}},
-		"models":[{"provider":"openai","models":["gpt-4*"]}],"egress":{"default":"deny","rules":[{"host":"y.com","path_prefixes":["/v1"],"cidrs":["10.0.0.0/8"]}]},"limits":{"max_request_bytes":10}`
+	base := `"tools":{"allow":["provider:sallyport/openai","tool:x","tool:z"],"deny":["tool:y"],"bindings":{"tool:x":{"host":"x.com","path":"/a"},"tool:z":{"host":"z.y.org","path":"/q/{q}","args":["path.q == 'a'","method == 'GET'"]}}},
+		"models":[{"provider":"openai","models":["gpt-4*"]}],"egress":{"default":"deny","rules":[{"host":"y.com","path_prefixes":["/v1"],"cidrs":["10.0.0.0/8"]},{"host":"y.org","subdomains":true}]},"limits":{"max_request_bytes":10}`
 	old := enterprise(t, "{"+base+"}")
 	for _, x := range []struct {
 		name, from, to string
@@ -93,7 +102,15 @@ func TestDiff(t *testing.T) {
 		{"a model more", `"gpt-4*"`, `"gpt-4*","gpt-5"`, true, "adds: allow model:invoke on openai/gpt-5"},
 		{"any model", `"models":[{"provider":"openai","models":["gpt-4*"]}]`, `"models":[]`, true, "any model, or none"},
 		{"a Deny gone", `"deny":["tool:y"]`, `"deny":[]`, true, "removes: deny tool:execute on y"},
-		{"a Deny more", `"deny":["tool:y"]`, `"deny":["tool:y","tool:z"]`, false, "adds: deny tool:execute on z"},
+		{"a Deny more", `"deny":["tool:y"]`, `"deny":["tool:y","tool:w"]`, false, "adds: deny tool:execute on w"},
+		{"a rule about arguments gone", `["path.q == 'a'","method == 'GET'"]`, `["path.q == 'a'"]`, true, "adds: allow side_effect:network_egress on any method z.y.org /q/{q} when args path.q == 'a'"},
+		{"a rule about arguments more", `["path.q == 'a'",`, `["path.q == 'a'","host != ''",`, false, "args host != ''"},
+		{"another rule about arguments", `path.q == 'a'`, `path.q != 'a'`, true, "args path.q != 'a'"},
+		{"a variable for a segment", `"path":"/a"`, `"path":"/{a}"`, true, "x.com /{a}"},
+		{"a segment for a variable", `"path":"/q/{q}","args":["path.q == 'a'","method == 'GET'"]`, `"path":"/q/a","args":["method == 'GET'"]`, true, "z.y.org /q/a"},
+		{"a tool gone whose host a wider rule reaches", `,"tool:z":{"host":"z.y.org","path":"/q/{q}","args":["path.q == 'a'","method == 'GET'"]}`, ``, true, "adds: allow side_effect:network_egress on any method y.org and below /…"},
+		{"a tool's port", `"path":"/a"`, `"path":"/a","ports":[443,8443]`, true, "ports 443 8443"},
+		{"a tool's private addresses", `"path":"/a"`, `"path":"/a","cidrs":["10.0.0.0/8"]`, true, "tool:x at private addresses 10.0.0.0/8"},
 		{"a narrower prefix", `"/v1"`, `"/v1/a"`, false, "y.com /v1/a"},
 		{"a wider prefix", `"/v1"`, `"/"`, true, "y.com /…"},
 		{"names below", `"host":"y.com"`, `"host":"y.com","subdomains":true`, true, "and below"},

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"sallyport/signer/contract"
+	"sallyport/signer/contract/args"
 )
 
 // object is a JSON object whose members keep the order that they were drawn in.
@@ -103,6 +104,7 @@ func drawAsk(t *rapid.T) contract.Ask {
 	return contract.Ask{
 		Action:   rapid.SampledFrom(actions[:3]).Draw(t, "action"),
 		Resource: rapid.SampledFrom(askNames).Draw(t, "resource"),
+		Request:  &args.Call{Query: rapid.SampledFrom([]string{"", "q=1", "r=1"}).Draw(t, "query")},
 		Context:  rapid.MapOfN(rapid.SampledFrom(keys), rapid.SampledFrom(values), 0, 4).Draw(t, "context"),
 	}
 }
@@ -145,7 +147,10 @@ func drawEnterprise(t *rapid.T, name string) map[string]any {
 	capabilities := []string{"provider:sallyport/openai", "provider:sallyport/google", "tool:tool", "tool:t", "tool:http.request"}
 	allow := pick(t, name+" allow", capabilities, 0)
 	bindings := map[string]any{}
-	for i, b := range []map[string]any{{"host": "a.x.com", "path": "/v1/*"}, {"mcp_server": "x", "tool": "t"}, {"host": "x.com", "methods": []any{"POST"}}} {
+	for i, b := range []map[string]any{{"host": "a.x.com", "path": "/v1/{id}"}, {"mcp_server": "x", "tool": "t"}, {"host": "x.com", "methods": []any{"POST"}}} {
+		if b["path"] != nil && rapid.Bool().Draw(t, name+" has args") {
+			b["args"] = pick(t, name+" args", []string{"path.id == 't'", "query.all(k, k == 'q')", "method == 'POST'"}, 1)
+		}
 		if n := capabilities[2+i]; slices.Contains(allow, any(n)) && rapid.Bool().Draw(t, name+" binds "+n) {
 			bindings[n] = b
 		}
@@ -223,7 +228,7 @@ func TestAllowNeverLiftsADeny(t *testing.T) {
 func TestVerdictIsWhole(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		v := mustParse(t, drawContract(t, "contract")).Decide(drawAsk(t), now)
-		if v.Allow != (v.Denial == nil) || v.Allow && len(v.SIDs) == 0 || !v.Allow && (v.Tool != "" || v.SecretClasses != nil) {
+		if v.Allow != (v.Denial == nil) || v.Allow && len(v.SIDs) == 0 || !v.Allow && v.SecretClasses != nil {
 			t.Fatalf("%+v", v)
 		}
 	})
@@ -256,6 +261,39 @@ func altered(t *rapid.T, doc map[string]any) map[string]any {
 	return out
 }
 
+// alteredTools is an enterprise contract of which one bound tool was edited: taken out, or without or with other rules about its
+// arguments, or at another path.
+func alteredTools(t *rapid.T, doc map[string]any) map[string]any {
+	tools := maps.Clone(doc["tools"].(map[string]any))
+	bindings := maps.Clone(tools["bindings"].(map[string]any))
+	name := rapid.SampledFrom(slices.Sorted(maps.Keys(bindings))).Draw(t, "edited tool")
+	b := maps.Clone(bindings[name].(map[string]any))
+	switch edit := rapid.IntRange(0, 3).Draw(t, "edit of the tool"); {
+	case edit == 0:
+		delete(bindings, name)
+		tools["allow"] = slices.DeleteFunc(slices.Clone(tools["allow"].([]any)), func(x any) bool { return x == name })
+	case edit == 1 || b["host"] == nil:
+		delete(b, "args")
+		bindings[name] = b
+	case edit == 2:
+		b["args"] = []any{"query.all(k, k == 'r')"}
+		bindings[name] = b
+	default:
+		b["path"] = "/v1/t"
+		delete(b, "args")
+		bindings[name] = b
+	}
+	tools["bindings"] = bindings
+	out := maps.Clone(doc)
+	out["tools"] = tools
+	return out
+}
+
+func hasTools(doc map[string]any) bool {
+	tools, ok := doc["tools"].(map[string]any)
+	return ok && len(tools["bindings"].(map[string]any)) > 0
+}
+
 // The new contract is the old one edited, or another with some members of the old, or another altogether.
 func TestWideningIsVisible(t *testing.T) {
 	seen := 0
@@ -264,6 +302,8 @@ func TestWideningIsVisible(t *testing.T) {
 		switch {
 		case before["policy_version"] == "2" && rapid.Bool().Draw(t, "edited"):
 			after = altered(t, before)
+		case hasTools(before) && rapid.Bool().Draw(t, "tool edited"):
+			after = alteredTools(t, before)
 		case before["policy_version"] == after["policy_version"] && rapid.Bool().Draw(t, "merged"):
 			merged := maps.Clone(before)
 			for _, k := range slices.Sorted(maps.Keys(after)) {

@@ -27,22 +27,25 @@ func (c *Contract) Reach(host string, port int) (Reach, bool) {
 	found := false
 	for i := range c.egress {
 		r := &c.egress[i]
-		if !slices.ContainsFunc(endpointsOf(*r), func(e endpoint) bool { return e.matchHost(host) && slices.Contains(e.ports, port) }) {
+		if c.closed(*r, host) || !slices.ContainsFunc(endpointsOf(*r), func(e endpoint) bool { return e.matchHost(host) && slices.Contains(e.ports, port) }) {
 			continue
 		}
 		found = true
 		out.Inspect = wider(out.Inspect, r.Inspect)
 		out.Prefixes = append(out.Prefixes, r.Prefixes()...)
 	}
+	for _, b := range c.bindings {
+		if b.Host == host && slices.Contains(endpointsOf(EgressRule{Ports: b.Ports})[0].ports, port) {
+			out.Prefixes = append(out.Prefixes, b.Prefixes()...)
+		}
+	}
 	for i := range c.rules {
 		r := &c.rules[i]
-		if !anyMatch(r.actions, NetworkEgress) || !r.couldReach(host, port) {
+		if r.way || !anyMatch(r.actions, NetworkEgress) || !r.couldReach(host, port) {
 			continue
 		}
 		found = found || !r.deny
-		if !r.way { // tools, statements and Denies need each request: a tunnel that passes unread would lead around them
-			out.Inspect = InspectFull
-		}
+		out.Inspect = InspectFull // tools, statements and Denies need each request: a tunnel that passes unread would lead around them
 	}
 	return out, found
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"sallyport/signer/code"
+	"sallyport/signer/contract/args"
 )
 
 // rule is one statement of the internal rule set, to which every dialect compiles. It speaks about the asks whose action
@@ -18,6 +19,8 @@ type rule struct {
 	endpoints []endpoint
 	way       bool       // made from an EgressRule
 	unless    []endpoint // a Deny of the network that leaves these endpoints alone
+	tools     []endpoint // that an Allow of the network leaves to tools
+	args      *args.Set  // that an Allow of a tool's endpoint asks for besides
 	when      []condition
 
 	tool    string   // that the allowed ask is
@@ -62,15 +65,23 @@ func (r *rule) reaches(a *Ask, t *target) bool {
 	if r.unless != nil {
 		return !anyReaches(r.unless, t)
 	}
-	if anyReaches(r.endpoints, t) {
+	if r.deny {
+		return anyReading(r.endpoints, t)
+	}
+	return anyReaches(r.endpoints, t) && (r.tools == nil || !anyReading(r.tools, t))
+}
+
+// anyReading is anyReaches for the path with its escapes undone too, so that no escape leads around a Deny or a tool.
+func anyReading(endpoints []endpoint, t *target) bool {
+	if anyReaches(endpoints, t) {
 		return true
 	}
-	if !r.deny || t.decoded == t.path {
+	if t.decoded == t.path {
 		return false
 	}
-	decoded := *t // an escape must not lead around a Deny
+	decoded := *t
 	decoded.path = t.decoded
-	return anyReaches(r.endpoints, &decoded)
+	return anyReaches(endpoints, &decoded)
 }
 
 func anyMatch(globs []glob, s string) bool {
@@ -102,7 +113,7 @@ func (r *rule) patterns() []*glob {
 	for i := range r.when {
 		out = append(out, &r.when[i].pattern)
 	}
-	for _, list := range [][]endpoint{r.endpoints, r.unless} {
+	for _, list := range [][]endpoint{r.endpoints, r.unless, r.tools} {
 		for i := range list {
 			if list[i].path != nil {
 				out = append(out, list[i].path)
@@ -164,6 +175,9 @@ func (a *atom) String() string {
 			b.WriteString([]string{" but ", ", "}[min(i, 1)] + a.rule.unless[i].String())
 		}
 	}
+	for i := range a.rule.tools {
+		b.WriteString([]string{" but not ", ", "}[min(i, 1)] + a.rule.tools[i].String())
+	}
 	for i, w := range a.rule.conditions() {
 		b.WriteString([]string{" when ", " and "}[min(i, 1)] + w)
 	}
@@ -175,6 +189,9 @@ func (r *rule) conditions() []string {
 	var out []string
 	for _, c := range r.when {
 		out = append(out, c.key+" "+c.name+" \""+c.expected+"\"")
+	}
+	for _, source := range r.args.Sources() {
+		out = append(out, "args "+source)
 	}
 	slices.Sort(out)
 	return out
@@ -192,7 +209,7 @@ func (a *atom) covers(b *atom) bool {
 			return false
 		}
 	case a.endpoint != nil && b.endpoint != nil:
-		if !a.endpoint.covers(b.endpoint) {
+		if !a.endpoint.covers(b.endpoint) || !a.leavesNoMore(b) {
 			return false
 		}
 	case a.rule.unless != nil && b.rule.unless != nil:
@@ -206,4 +223,15 @@ func (a *atom) covers(b *atom) bool {
 	}
 	theirs := b.rule.conditions()
 	return !slices.ContainsFunc(a.rule.conditions(), func(w string) bool { return !slices.Contains(theirs, w) })
+}
+
+// leavesNoMore says whether all that a leaves to tools is surely outside of b.
+func (a *atom) leavesNoMore(b *atom) bool {
+	for i := range a.rule.tools {
+		left := &a.rule.tools[i]
+		if left.overlaps(b.endpoint) && !slices.ContainsFunc(b.rule.tools, func(e endpoint) bool { return e.covers(left) }) {
+			return false
+		}
+	}
+	return true
 }

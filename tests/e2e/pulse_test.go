@@ -25,12 +25,12 @@ func TestTrustPulse(t *testing.T) {
 	s.Upstream.Handle = func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = io.WriteString(w, `{"id":"x","object":"chat.completion","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}`)
 		if bytes.Contains(body, []byte("cut me")) {
+			_, _ = io.WriteString(w, `{"id":"x"`)
 			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
 		}
-		_, _ = io.WriteString(w, "}")
+		_, _ = io.WriteString(w, `{"id":"x","object":"chat.completion","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}}`)
 	}
 	calls(t, s, "job-small", "run-small", 3, 1)
 	small := s.Issue(harness.Claims{"mission_id": "job-small"})

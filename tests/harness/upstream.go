@@ -51,6 +51,11 @@ func NewUpstream(t testing.TB) *Upstream {
 // NewSecureUpstream starts one that speaks TLS (HTTP/1.1 and HTTP/2) under the given names; dir gets its ca.pem.
 func NewSecureUpstream(t testing.TB, dir string, names ...string) *Upstream {
 	WriteCertificates(t, dir, names...)
+	return SecureUpstream(t, dir)
+}
+
+// SecureUpstream is a further one with the certificate in dir.
+func SecureUpstream(t testing.TB, dir string) *Upstream {
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
 	must(t, err)
 	u := &Upstream{Chunks: 5}

@@ -117,6 +117,26 @@ func TestForwardProblems(t *testing.T) {
 	golden(t, "inner", ls[1])
 }
 
+// The host of a tool has no routes of rules that reach it by a name above it, only those that name it.
+func TestClosedHost(t *testing.T) {
+	hosts, err := addEgress(nil, []Egress{
+		{Host: "example.com", Subdomains: true, Ports: []uint16{443, 8443}},
+		{Host: "tool.example.com", Methods: []string{"GET"}, PathPattern: "/v1/{a}", Closed: true},
+		{Host: "tool.example.com", PathPrefixes: []string{"/public"}},
+		{Host: "data.example.com", PathPrefixes: []string{"/public"}},
+	}, exampleExit().Refused)
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes := map[string]int{}
+	for _, vh := range hosts {
+		routes[vh.GetName()] = len(vh.GetRoutes())
+	}
+	if routes["tool.example.com"] != 2 || routes["data.example.com"] != 2 || routes["*.example.com"] != 1 {
+		t.Errorf("%v", routes)
+	}
+}
+
 // Each domain is there once, carries every rule that covers it, and the order of the rules does not show.
 func TestEgressDomains(t *testing.T) {
 	hosts := []string{"example.com", "a.example.com", "b.a.example.com", "xexample.com", "other.org"}
@@ -172,6 +192,7 @@ func TestEgressDomains(t *testing.T) {
 func TestPatternRegex(t *testing.T) {
 	for pattern, want := range map[string]string{
 		"*": ".*", "/a.b": `/a\.b`, "/a/*": "/a/[^/]*", "/a/**": "/a/.*", "/a/**/b": "/a/.*b", "/a?": "/a[^/]",
+		"/v1.0/users/{user}/messages": `/v1\.0/users/[^/]+/messages`, "/{a}/{b}/**": "/[^/]+/[^/]+/.*",
 	} {
 		if got := patternRegex(pattern); got != want {
 			t.Errorf("%s: %s, want %s", pattern, got, want)
@@ -180,6 +201,9 @@ func TestPatternRegex(t *testing.T) {
 	long := "/" + strings.Repeat("a", 200)
 	if m := patternMatch(long + "/*"); m.GetPrefix() != long+"/" {
 		t.Errorf("a pattern too long for Envoy: %v", m)
+	}
+	if m := patternMatch("/v1/{a}/" + long); m.GetPrefix() != "/v1/" {
+		t.Errorf("a template too long for Envoy: %v", m)
 	}
 	if m := patternMatch(long); m.GetPath() != long {
 		t.Errorf("a long literal: %v", m)

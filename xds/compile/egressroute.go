@@ -22,9 +22,10 @@ type Egress struct {
 	Ports          []uint16       // empty: 443
 	Methods        []string       // empty: any
 	PathPrefixes   []string       // each ends at a slash, its own or the path's; empty: any path
-	PathPattern    string         // instead of prefixes: * is a run without a slash, ** any run, ? one character but a slash
+	PathPattern    string         // instead of prefixes: * is a run without a slash, ** any run, ? one character but a slash, {name} one segment
 	CIDRs          []netip.Prefix // addresses among the refused ones that Host may resolve to
 	Inspect        string         // empty or full: calls; sni, none: tunnels that pass unread
+	Closed         bool           // rules that reach Host by a name above it have no routes for it: the host of a tool
 	WebSocket      bool           // a GET may open a WebSocket
 }
 
@@ -143,8 +144,13 @@ func addEgress(hosts []*routev3.VirtualHost, rules []Egress, refused []netip.Pre
 		byDomain[vh.GetName()] = vh
 	}
 	var all []way
+	closed := map[string]bool{}
 	for i := range rules {
-		all = append(all, rules[i].ways()...)
+		ways := rules[i].ways()
+		all = append(all, ways...)
+		for _, w := range ways {
+			closed[w.domain] = closed[w.domain] || rules[i].Closed
+		}
 	}
 	order(all)
 	for _, w := range all {
@@ -155,7 +161,7 @@ func addEgress(hosts []*routev3.VirtualHost, rules []Egress, refused []netip.Pre
 	}
 	for domain, vh := range byDomain {
 		for _, w := range all {
-			if w.domain != domain && !covers(w.domain, domain) {
+			if w.domain != domain && (closed[domain] || !covers(w.domain, domain)) {
 				continue
 			}
 			routes, err := w.routes(refused)
@@ -236,13 +242,16 @@ func prefixMatch(p string) *routev3.RouteMatch {
 	return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_PathSeparatedPrefix{PathSeparatedPrefix: p}}
 }
 
+// special begins what is not literal in a pattern.
+const special = "*?{"
+
 // patternMatch is the pattern as a regex, or where Envoy would refuse that for its length, the literal beginning: the
 // processor matched the whole pattern before.
 func patternMatch(p string) *routev3.RouteMatch {
 	if text := patternRegex(p); validateRegex(text) == nil {
 		return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: text}}}
 	}
-	if i := strings.IndexAny(p, "*?"); i >= 0 {
+	if i := strings.IndexAny(p, special); i >= 0 {
 		p = p[:i]
 		return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: p}}
 	}
@@ -265,8 +274,11 @@ func patternRegex(p string) string {
 		case p[0] == '?':
 			b.WriteString("[^/]")
 			p = p[1:]
+		case p[0] == '{':
+			b.WriteString("[^/]+")
+			_, p, _ = strings.Cut(p, "}")
 		default:
-			i := strings.IndexAny(p, "*?")
+			i := strings.IndexAny(p, special)
 			if i < 0 {
 				i = len(p)
 			}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"sallyport/compose/config"
+	"sallyport/compose/role"
 	"sallyport/signer/contract"
 	"sallyport/signer/envelope"
 	"sallyport/signer/jcs"
@@ -53,7 +55,15 @@ func (a *app) contractLint() *cobra.Command {
 	strict := false
 	cmd := &cobra.Command{
 		Use: "lint FILE...", Short: "Check contracts and say what is probably not meant", Args: cobra.MinimumNArgs(1),
+		Long: "Check contracts and say what is probably not meant. With --config, also whether the secret classes that their tools name are declared and may go there.",
 		RunE: func(_ *cobra.Command, args []string) error {
+			var conf *config.Config
+			if a.configPath != "" {
+				var err error
+				if conf, err = a.load(); err != nil {
+					return err
+				}
+			}
 			failed := false
 			for _, path := range args {
 				f, err := a.readContract(path)
@@ -63,6 +73,13 @@ func (a *app) contractLint() *cobra.Command {
 					continue
 				}
 				findings := contract.Lint(f.parsed)
+				if conf != nil {
+					classes, err := role.LintClasses(conf, f.parsed)
+					if err != nil {
+						return err
+					}
+					findings = append(findings, classes...)
+				}
 				for _, x := range findings {
 					fmt.Fprintf(a.out, "%s: %s: %s: %s [%s]\n    remedy: %s\n", path, x.Severity, x.Path, x.Message, x.Rule, x.Remedy)
 					failed = failed || strict || x.Severity == contract.SeverityError

@@ -60,6 +60,36 @@ func TestContractLint(t *testing.T) {
 	}
 }
 
+// With a configuration, lint knows whether the classes of a contract's tools are declared, and for the tools' places.
+func TestContractLintOfClasses(t *testing.T) {
+	const tools = "../../../signer/contract/examples/seed-tools.json"
+	conf := func(classes string) string {
+		return write(t, "c.yaml", "loopback_model: {enabled: false}\nupstreams: [{name: openai, dialect: openai, url: \"https://api.openai.com\"}]\nsecret_classes:\n"+classes)
+	}
+	storage := `  - {name: storage_read_scoped, from: "env:A_STORAGE_KEY", hosts: [storage.example.com], methods: [GET], path_prefixes: [/exports], needs_tool: true}` + "\n"
+	ticketing := func(terms string) string {
+		return `  - {name: ticketing_write_scoped, from: "env:A_TICKET_KEY", ` + terms + "}\n"
+	}
+	for name, x := range map[string]struct {
+		classes string
+		status  int
+		want    string
+	}{
+		"both":           {storage + ticketing("hosts: [tickets.example.com]"), ExitOK, "0 findings"},
+		"not declared":   {storage, ExitFailure, `$.tools.bindings["tool:ticketing.create"].secret_class: no secret class ticketing_write_scoped is declared [class-not-declared]`},
+		"another host":   {storage + ticketing("hosts: [other.example.com]"), ExitFailure, "class ticketing_write_scoped, host tickets.example.com [class-not-for-tool]"},
+		"another method": {storage + ticketing("hosts: [tickets.example.com], methods: [GET]"), ExitFailure, "method POST [class-not-for-tool]"},
+		"another path":   {storage + ticketing("hosts: [tickets.example.com], path_prefixes: [/v3]"), ExitFailure, "path /api/v2/queues/x/tickets [class-not-for-tool]"},
+	} {
+		if status, out, errs := run(t, "contract", "lint", "-c", conf(x.classes), tools); status != x.status || !strings.Contains(out, x.want) {
+			t.Errorf("%s: %d %s %s", name, status, out, errs)
+		}
+	}
+	if status, out, _ := run(t, "contract", "lint", tools); status != ExitOK {
+		t.Errorf("without a configuration: %d %s", status, out)
+	}
+}
+
 func TestContractDiff(t *testing.T) {
 	wider := variant(t, `"gpt-4o*"`, `"gpt-*"`)
 	status, out, errs := run(t, "contract", "diff", exampleFile, wider)

@@ -84,7 +84,7 @@ func (r *recorded) intent(payload []byte, mission string, mine map[string]bool) 
 		return err
 	}
 	mine[i.ID] = true
-	if i.Action == contract.NetworkEgress {
+	if i.Action != contract.ModelInvoke { // a tool's call goes to its host
 		r.Hosts[i.Host]++
 	} else {
 		r.Models[i.Resource]++

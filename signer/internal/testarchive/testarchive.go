@@ -5,6 +5,7 @@ package testarchive
 import (
 	"archive/zip"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -35,7 +36,8 @@ const Contract = `{"policy_kind":"wpc","policy_version":"v1","policy_id":"test",
 // Options say what the run did.
 type Options struct {
 	Calls, Refused, ClientRecorded int
-	PartSize                       int // 0: chain.MaxEvents
+	PartSize                       int    // 0: chain.MaxEvents
+	Contract                       string // "": the constant
 
 	// Intent and Completion change a call before it is recorded.
 	Intent     func(n int, i *record.Intent)
@@ -71,7 +73,7 @@ func Key(b byte) *keyring.Key {
 // New makes an archive.
 func New(o Options) *Archive {
 	a := &Archive{Gateway: Key(1), Contract: Key(2), Job: Key(3), JobName: "job_1", RunID: "run_1", Files: map[string][]byte{}}
-	wpc := must(contract.Sign([]byte(Contract), a.Contract, Start))
+	wpc := must(contract.Sign([]byte(cmp.Or(o.Contract, Contract)), a.Contract, Start))
 	a.PolicyHash = wpc.PayloadHashB64u
 	a.Files["contracts/"+a.PolicyHash+".json"] = must(wpc.Encode())
 	if o.PartSize == 0 {
