@@ -25,6 +25,7 @@ type bao struct {
 	address string
 	unseal  string
 	cmd     *exec.Cmd
+	said    log // what the server wrote
 }
 
 // newBao starts a server, makes it ready and logs in as root.
@@ -37,7 +38,12 @@ func newBao(t *testing.T) *bao {
 	}
 	dir := t.TempDir()
 	b := &bao{t: t, program: found[0], conf: filepath.Join(dir, "bao.hcl"), address: freeAddress(t)}
-	text := fmt.Sprintf("storage \"file\" { path = %q }\nlistener \"tcp\" {\n address = %q\n tls_disable = true\n}\n", filepath.Join(dir, "data"), b.address)
+	data, cluster := filepath.Join(dir, "data"), freeAddress(t)
+	text := fmt.Sprintf("storage \"raft\" {\n path = %q\n node_id = \"one\"\n}\nlistener \"tcp\" {\n address = %q\n cluster_address = %q\n tls_disable = true\n}\napi_addr = %q\ncluster_addr = %q\n",
+		data, b.address, cluster, "http://"+b.address, "https://"+cluster)
+	if err := os.Mkdir(data, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(b.conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +67,8 @@ func newBao(t *testing.T) *bao {
 func (b *bao) start() {
 	b.t.Helper()
 	b.cmd = exec.Command(b.program, "server", "-config="+b.conf)
-	b.cmd.Env = append(os.Environ(), "BAO_SKIP_VERIFY=")
+	b.said.Reset()
+	b.cmd.Stdout, b.cmd.Stderr = &b.said, &b.said
 	if err := b.cmd.Start(); err != nil {
 		b.t.Fatal(err)
 	}
@@ -88,17 +95,18 @@ func (b *bao) open() {
 
 func (b *bao) wait(what string, ok func() bool) {
 	b.t.Helper()
-	until(b.t, "the server does not "+what, ok)
+	until(b.t, "the server does not "+what, ok, &b.said)
 }
 
-func until(t *testing.T, otherwise string, ok func() bool) {
+// until waits for a condition; what it prints where that never comes may hold a note of why.
+func until(t *testing.T, otherwise string, ok func() bool, notes ...fmt.Stringer) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	for !ok() {
 		select {
 		case <-ctx.Done():
-			t.Fatal(otherwise)
+			t.Fatal(otherwise, notes)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

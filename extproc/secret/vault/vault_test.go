@@ -74,6 +74,12 @@ func (l *log) Write(p []byte) (int, error) {
 	return l.buf.Write(p)
 }
 
+func (l *log) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf.Reset()
+}
+
 func (l *log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
