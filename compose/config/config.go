@@ -42,7 +42,7 @@ type Config struct {
 type Upstream struct {
 	Name        string `yaml:"name"`
 	Provider    string `yaml:"provider"` // name in contracts
-	Dialect     string `yaml:"dialect"`  // openai, anthropic or gemini
+	Dialect     string `yaml:"dialect"`  // openai, anthropic, gemini or mcp
 	URL         string `yaml:"url"`
 	SecretClass string `yaml:"secret_class"` // "" means that no credential is sent
 	CAFile      string `yaml:"ca_file"`      // "" means the system's authorities
@@ -72,11 +72,16 @@ type Inject struct {
 type Evidence struct {
 	Mode string `yaml:"mode"` // strict, sealed or async
 	Dir  string `yaml:"dir"`
+	// AuditorKeys are files with the public keys that bodies are sealed to where contracts say so.
+	AuditorKeys []string `yaml:"auditor_keys"`
+	// LogOrigin names a new transparency log; "" means sallyport/ and the gateway's key. A log keeps its name.
+	LogOrigin string `yaml:"log_origin"`
 }
 
 // ExtProc is about the deciding processes.
 type ExtProc struct {
-	Replicas int `yaml:"replicas"`
+	Replicas            int    `yaml:"replicas"`
+	RedactionSecretFile string `yaml:"redaction_secret_file"` // what contracts' hash rules are keyed with
 }
 
 // Envoy says which Envoy carries the calls.

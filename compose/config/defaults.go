@@ -123,8 +123,12 @@ func (c *Config) defaultPaths(base string) {
 	str(&c.Evidence.Dir, filepath.Join(c.DataDir, "evidence"))
 	str(&c.AdminTokenFile, filepath.Join(c.DataDir, "admin-token"))
 	str(&c.Envoy.Dir, filepath.Join(c.DataDir, "envoy"))
-	for _, p := range []*string{&c.ContractsDir, &c.Evidence.Dir, &c.AdminTokenFile, &c.Envoy.Path, &c.Envoy.Dir, &c.Egress.CAFile} {
+	str(&c.ExtProc.RedactionSecretFile, filepath.Join(c.DataDir, "redaction-secret"))
+	for _, p := range []*string{&c.ContractsDir, &c.Evidence.Dir, &c.AdminTokenFile, &c.Envoy.Path, &c.Envoy.Dir, &c.Egress.CAFile, &c.ExtProc.RedactionSecretFile} {
 		abs(p, base)
+	}
+	for i := range c.Evidence.AuditorKeys {
+		abs(&c.Evidence.AuditorKeys[i], base)
 	}
 	for i := range c.Upstreams {
 		abs(&c.Upstreams[i].CAFile, base)

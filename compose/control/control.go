@@ -61,7 +61,7 @@ func New(c Config) (http.Handler, error) {
 		mux.Handle("GET /v1/ca.pem", c.Authority)
 	}
 	issuer := issuerProxy(c.IssuerSocket, c.Log)
-	for _, path := range []string{"/v1/tokens/", "/v1/jwks", "/v1/did", "/v1/revocations/", "/v1/contracts/", "/v1/keys/"} {
+	for _, path := range []string{"/v1/tokens/", "/v1/jwks", "/v1/did", "/v1/revocations/", "/v1/contracts/", "/v1/keys/", "/v1/runs", "/v1/runs/"} {
 		mux.Handle(path, issuer)
 	}
 	mux.Handle("/health", c.Status.Handler())

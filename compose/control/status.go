@@ -26,11 +26,12 @@ type Status struct {
 
 	mu     sync.Mutex
 	checks map[string]Check
+	told   map[string]Check // shown beside the checks; readiness does not depend on them
 }
 
 // NewStatus makes the status of a process, with the metrics that every process has.
 func NewStatus(role, version string) *Status {
-	s := &Status{Role: role, Version: version, Registry: prometheus.NewRegistry(), checks: map[string]Check{}}
+	s := &Status{Role: role, Version: version, Registry: prometheus.NewRegistry(), checks: map[string]Check{}, told: map[string]Check{}}
 	s.Registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -45,6 +46,14 @@ func (s *Status) Add(name string, c Check) {
 	s.checks[name] = c
 }
 
+// Tell shows a check among the others without making the readiness depend on it: for what must be looked into while the
+// process goes on doing its work.
+func (s *Status) Tell(name string, c Check) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told[name] = c
+}
+
 // Readiness is the answer of /ready.
 type Readiness struct {
 	Ready  bool              `json:"ready"`
@@ -55,9 +64,13 @@ type Readiness struct {
 // Readiness asks all checks at once.
 func (s *Status) Readiness(ctx context.Context) Readiness {
 	s.mu.Lock()
-	names := make([]string, 0, len(s.checks))
-	checks := make([]Check, 0, len(s.checks))
+	names := make([]string, 0, len(s.checks)+len(s.told))
+	checks := make([]Check, 0, len(s.checks)+len(s.told))
 	for n, c := range s.checks {
+		names, checks = append(names, n), append(checks, c)
+	}
+	counted := len(checks)
+	for n, c := range s.told {
 		names, checks = append(names, n), append(checks, c)
 	}
 	s.mu.Unlock()
@@ -78,7 +91,7 @@ func (s *Status) Readiness(ctx context.Context) Readiness {
 	for i, n := range names {
 		out.Checks[n] = answers[i]
 	}
-	out.Ready = !slices.ContainsFunc(answers, func(a string) bool { return a != "ok" })
+	out.Ready = !slices.ContainsFunc(answers[:counted], func(a string) bool { return a != "ok" })
 	return out
 }
 

@@ -119,10 +119,18 @@ func (p *Process) gate(signer *client.Client, store replay.Store) (*gate.Gate, *
 	if err != nil {
 		return nil, nil, err
 	}
+	redaction, err := openRedactionSecret(c.ExtProc.RedactionSecretFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	auditors, err := auditorKeys(c.Evidence.AuditorKeys)
+	if err != nil {
+		return nil, nil, err
+	}
 	g, err := gate.New(gate.Config{
 		Upstreams: ups, Audience: c.Audience, TrustedContractSigners: trusted, Registry: registry, Replay: store,
 		Secrets: broker, Signer: signer, Binding: c.JobBinding, MaxBodyBytes: c.MaxBodyBytes, Log: p.Log, Metrics: p.Status.Registry,
-		AddressAllowed: address.Allowed,
+		AddressAllowed: address.Allowed, RedactionSecret: redaction, AuditorKeys: auditors,
 	})
 	return g, broker, err
 }
@@ -134,7 +142,7 @@ func gateUpstreams(c *config.Config) ([]gate.Upstream, error) {
 		if err != nil {
 			return nil, fmt.Errorf("upstream %s: %w", u.Name, err)
 		}
-		out = append(out, gate.Upstream{Name: u.Name, Provider: u.Provider, Dialect: u.Dialect, URL: to, SecretClass: u.SecretClass})
+		out = append(out, gate.Upstream{Name: u.Name, Provider: providerOf(u), Dialect: u.Dialect, URL: to, SecretClass: u.SecretClass})
 	}
 	return out, nil
 }

@@ -130,10 +130,10 @@ func (f *forward) egress(c *config.Config) (*compile.EgressConfig, error) {
 // ways are a contract's ways out beside the providers, as routes are made from them.
 func ways(c *contract.Contract) []compile.Egress {
 	var out []compile.Egress
-	for _, r := range c.Egress() {
+	for _, r := range c.Ways() {
 		e := compile.Egress{
 			Host: r.Host, Subdomains: r.Subdomains, OnlySubdomains: r.OnlySubdomains, Methods: r.Methods,
-			PathPrefixes: r.PathPrefixes, CIDRs: r.Prefixes(), Inspect: r.Inspect,
+			PathPrefixes: r.PathPrefixes, CIDRs: r.Prefixes(), Inspect: r.Inspect, WebSocket: r.WebSocket,
 		}
 		for _, port := range r.Ports {
 			e.Ports = append(e.Ports, uint16(port)) //nolint:gosec // the schema bounds it
@@ -158,8 +158,9 @@ func (f *forward) put(c *contract.Contract) { f.hosts.Put(c.Hash, Places(c, f.up
 // Places are the hosts of a contract: the upstreams' whose provider it allows, its tools' and its egress rules'.
 func Places(c *contract.Contract, ups []compile.Upstream) []reach.Place {
 	var out []reach.Place
+	known := providers(c, ups)
 	for _, u := range ups {
-		if u.URL.Scheme == "https" && allowsProvider(c, u.Provider) {
+		if u.URL.Scheme == "https" && allowsProvider(known, u.Provider) {
 			out = append(out, reach.Place{Host: strings.ToLower(u.URL.Hostname()), Open: true})
 		}
 	}
@@ -168,7 +169,7 @@ func Places(c *contract.Contract, ups []compile.Upstream) []reach.Place {
 			out = append(out, reach.Place{Host: b.Host, Open: true})
 		}
 	}
-	for _, r := range c.Egress() {
+	for _, r := range c.Ways() {
 		out = append(out, reach.Place{
 			Host: r.Host, Below: r.Subdomains, OnlyBelow: r.OnlySubdomains, Open: r.Inspect == "" || r.Inspect == "full", CIDRs: r.Prefixes(),
 		})
@@ -176,9 +177,8 @@ func Places(c *contract.Contract, ups []compile.Upstream) []reach.Place {
 	return out
 }
 
-func allowsProvider(c *contract.Contract, provider string) bool {
-	providers := c.Providers()
-	return slices.Contains(providers, provider) || slices.Contains(providers, "*")
+func allowsProvider(known []string, provider string) bool {
+	return slices.Contains(known, provider) || slices.Contains(known, "*")
 }
 
 // authority answers GET /v1/ca.pem?policy_hash=HASH with the certificate authority that programs under this contract have to

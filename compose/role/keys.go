@@ -14,14 +14,16 @@ import (
 	"sallyport/compose/config"
 	"sallyport/signer/didkey"
 	"sallyport/signer/jcs"
+	"sallyport/signer/jobkey"
 	"sallyport/signer/keyring"
 )
 
-// Keys are the signer's three rings. They are apart, so that each can be replaced, and trusted, by itself.
+// Keys are the signer's three rings and the keys of jobs. They are apart, so that each can be replaced, and trusted, by itself.
 type Keys struct {
 	Gateway  *keyring.Ring // receipts
 	Contract *keyring.Ring // contracts
 	Issuer   *keyring.Ring // tokens
+	Jobs     *jobkey.Keys  // chains and bundles
 }
 
 // openKeys opens the rings, and makes those that do not exist yet.
@@ -44,7 +46,9 @@ func openKeys(c *config.Config, log *slog.Logger) (*Keys, error) {
 				"key", r.name, "kid", ring.Active().KID(), "dir", dir)
 		}
 	}
-	return k, errors.Join(errs...)
+	jobs, err := jobkey.OpenOrCreate(filepath.Join(c.KeysDir(), "jobs.root"), rand.Reader)
+	k.Jobs = jobs
+	return k, errors.Join(append(errs, err)...)
 }
 
 // Trust names this installation's signers, for whoever verifies offline. It holds nothing secret.
@@ -52,6 +56,8 @@ type Trust struct {
 	GatewaySigners  []string `json:"gateway_signer_dids"`  // sign receipts
 	ContractSigners []string `json:"contract_signer_dids"` // sign contracts
 	IssuerKIDs      []string `json:"issuer_kids"`          // sign tokens
+	// LogKeys are the verifier keys of the transparency log, as signed notes write them: Ed25519, then ML-DSA-65.
+	LogKeys []string `json:"log_verifier_keys,omitempty"`
 }
 
 func (k *Keys) trust() Trust {

@@ -18,10 +18,11 @@ import (
 
 // plane is the control plane: what Envoy is told, and what the forward door needs besides.
 type plane struct {
-	srv     *server.Server
-	doors   compile.Forward // what all doors share, and where the forward door listens
-	reverse netip.AddrPort
-	forward *forward // nil without a forward door
+	srv       *server.Server
+	upstreams []compile.Upstream
+	doors     compile.Forward // what all doors share, and where the forward door listens
+	reverse   netip.AddrPort
+	forward   *forward // nil without a forward door
 }
 
 // newPlane holds the listeners and the clusters; contracts come later.
@@ -35,7 +36,7 @@ func (p *Process) newPlane(ctx context.Context) (*plane, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &plane{doors: compile.Forward{Door: compile.Door{ExtProcCluster: envoy.ExtProcCluster, MaxBody: c.MaxBodyBytes, AccessLog: AccessLog(c)}}}
+	out := &plane{upstreams: ups, doors: compile.Forward{Door: compile.Door{ExtProcCluster: envoy.ExtProcCluster, MaxBody: c.MaxBodyBytes, AccessLog: AccessLog(c)}}}
 	if out.reverse, err = listenAddress("listen", c.Listen); err != nil {
 		return nil, err
 	}
@@ -86,7 +87,7 @@ func (p *plane) put(env *envelope.Envelope) error {
 	if err != nil {
 		return err
 	}
-	allow := compile.Allow{Hash: c.Hash, Providers: c.Providers()}
+	allow := compile.Allow{Hash: c.Hash, Providers: providers(c, p.upstreams)}
 	if p.forward != nil {
 		allow.Egress = ways(c)
 		p.forward.put(c)

@@ -30,14 +30,15 @@ func Logger(c *config.Config, w io.Writer, role string) (*slog.Logger, error) {
 
 // Process is one running role: its configuration, its log and what it says of itself.
 type Process struct {
-	Config *config.Config
-	Log    *slog.Logger
-	Status *control.Status
+	Config  *config.Config
+	Log     *slog.Logger
+	Status  *control.Status
+	Version string // of this program
 }
 
 // NewProcess makes the process of a role; name tells several of one role apart.
 func NewProcess(c *config.Config, log *slog.Logger, name, version string) *Process {
-	return &Process{Config: c, Log: log, Status: control.NewStatus(name, version)}
+	return &Process{Config: c, Log: log, Version: version, Status: control.NewStatus(name, version)}
 }
 
 // StatusSocket is where a process answers /health, /ready and /metrics.

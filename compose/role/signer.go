@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"sallyport/signer/envelope"
 	"sallyport/signer/evlog"
 	"sallyport/signer/issuer"
+	"sallyport/signer/runs"
 	"sallyport/signer/service"
 )
 
@@ -35,7 +37,13 @@ func (p *Process) Signer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := writeTrust(c.TrustFile(), keys.trust()); err != nil {
+	logKeys, err := openLogKeys(c, keys)
+	if err != nil {
+		return err
+	}
+	trust := keys.trust()
+	trust.LogKeys = logKeys.verifiers.Keys()
+	if err := writeTrust(c.TrustFile(), trust); err != nil {
 		return err
 	}
 	iss, closeIssuer, err := p.issuer(keys)
@@ -54,8 +62,18 @@ func (p *Process) Signer(ctx context.Context) error {
 		}
 	}()
 	p.Log.Info("evidence log opened", slog.String("dir", c.Evidence.Dir), slog.Any("recovered", recovered))
+	index, err := p.openIndex(log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := index.Close(); err != nil {
+			p.Log.Error("the index of runs did not close cleanly", slog.Any("error", err))
+		}
+	}()
 	svc, err := service.New(service.Config{
-		Log: log, Gateway: keys.Gateway.Active(), GatewayID: keys.Gateway.Active().DID(),
+		Log: log, Gateway: keys.Gateway.Active(), GatewayID: keys.Gateway.Active().DID(), KID: keys.Gateway.Active().KID(),
+		Receipts: index, Heads: index,
 		Mode: service.Mode(c.Evidence.Mode), Trust: iss, Now: time.Now, Slog: p.Log, Metrics: p.Status.Registry,
 	})
 	if err != nil {
@@ -69,10 +87,15 @@ func (p *Process) Signer(ctx context.Context) error {
 		p.Log.Warn("calls were open when the signer ended; those that no processor claims are recorded as cut", slog.Int("calls", open))
 	}
 	p.Status.Add("evidence", func(context.Context) error { return roomLeft(c.Evidence.Dir) })
-	return p.serveSigner(ctx, svc, iss)
+	logs, err := p.openLogs(ctx, log, keys, logKeys)
+	if err != nil {
+		return err
+	}
+	defer logs.close()
+	return p.serveSigner(ctx, svc, iss, logs, index, p.evidenceAPI(index, keys, logKeys, logs))
 }
 
-func (p *Process) serveSigner(ctx context.Context, svc *service.Service, iss *issuer.Issuer) error {
+func (p *Process) serveSigner(ctx context.Context, svc *service.Service, iss *issuer.Issuer, logs *logs, index *runs.Index, evidence http.Handler) error {
 	stream, err := listenTLS(p.Config.Signer)
 	if err != nil {
 		return fmt.Errorf("signer: %w", err)
@@ -86,7 +109,13 @@ func (p *Process) serveSigner(ctx context.Context, svc *service.Service, iss *is
 		return err
 	}
 	s.run("signer", func(ctx context.Context) error { return svc.Serve(ctx, stream) })
-	s.http(api, iss.Handler(), p.Log)
+	s.run("transparency log", logs.run)
+	s.run("index of runs", func(ctx context.Context) error { return index.Follow(ctx, indexEvery) })
+	paths := http.NewServeMux()
+	paths.Handle("/", logs.handler(iss.Handler()))
+	paths.Handle("/v1/runs", evidence)
+	paths.Handle("/v1/runs/", evidence)
+	s.http(api, paths, p.Log)
 	return s.wait()
 }
 

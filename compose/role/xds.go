@@ -2,6 +2,7 @@ package role
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,6 +109,10 @@ func compileUpstreams(c *config.Config) ([]compile.Upstream, error) {
 		if !ok {
 			return nil, fmt.Errorf("upstream %s: unknown dialect %q", u.Name, u.Dialect)
 		}
+		if u.Dialect == dialect.MCP {
+			out = append(out, toolServer(u, to, addresses))
+			continue
+		}
 		up := compile.Upstream{Name: u.Name, Provider: u.Provider, URL: to, CAFile: u.CAFile, Addresses: addresses[strings.ToLower(to.Hostname())]}
 		for _, e := range d.Endpoints() {
 			e = e.Under(to.Path)
@@ -114,6 +121,39 @@ func compileUpstreams(c *config.Config) ([]compile.Upstream, error) {
 		out = append(out, up)
 	}
 	return out, compile.ValidateAll(out)
+}
+
+// toolServer is an MCP server, which is one URL and nothing below it.
+func toolServer(u config.Upstream, to *url.URL, addresses map[string][]netip.Addr) compile.Upstream {
+	at := *to
+	at.Path = ""
+	up := compile.Upstream{Name: u.Name, Provider: providerOf(u), URL: &at, CAFile: u.CAFile, Addresses: addresses[strings.ToLower(to.Hostname())]}
+	d, _ := dialect.ByName(dialect.MCP)
+	for _, e := range d.Endpoints() {
+		up.Endpoints = append(up.Endpoints, compile.Endpoint{Method: e.Method, Path: cmp.Or(to.Path, "/")})
+	}
+	return up
+}
+
+// providerOf is what contracts call an upstream: MCP servers have a prefix, so that none passes for a model provider.
+func providerOf(u config.Upstream) string {
+	if u.Dialect == dialect.MCP {
+		return contract.MCPPrefix + u.Provider
+	}
+	return u.Provider
+}
+
+// providers are those that a contract could allow something of: model providers, and the MCP servers among the upstreams.
+func providers(c *contract.Contract, ups []compile.Upstream) []string {
+	out := c.Providers()
+	for _, server := range c.MCPServers() {
+		for _, u := range ups {
+			if name, ok := strings.CutPrefix(u.Provider, contract.MCPPrefix); ok && (server == name || server == "*") {
+				out = append(out, u.Provider)
+			}
+		}
+	}
+	return out
 }
 
 // systemCA is the bundle that Envoy is to trust for https upstreams without a CA file, the first that there is.

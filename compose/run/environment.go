@@ -13,7 +13,7 @@ import (
 // Placeholder is in every credential that the program gets. The gate strips a credential that contains it.
 const Placeholder = "sallyport-placeholder"
 
-// bundleVariables name a file of authorities for the common clients. Java is not among them: it reads only key stores.
+// bundleVariables name a file of authorities for the common clients. Java is not among them: see javaVariable.
 var bundleVariables = []string{
 	"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT",
 	"CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "CODEX_CA_CERTIFICATE", "DENO_CERT", "npm_config_cafile",
@@ -119,6 +119,7 @@ func gateVariables(c *Config, proxyAddress, nonce, bundle string) map[string]str
 	for name, value := range fixedVariables {
 		out[name] = value
 	}
+	out[javaOptions] = javaVariable(c, proxyAddress, nonce, bundle)
 	for name, prefix := range keyVariables {
 		out[name] = prefix + nonce
 	}

@@ -2,6 +2,7 @@ package run
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -43,6 +44,9 @@ type owner struct {
 
 	plain   *httputil.ReverseProxy // absolute-form, on to the gate as a proxy
 	reverse *httputil.ReverseProxy // base URLs, on to the gate as a server
+
+	showing sync.Mutex
+	shown   Token // the last that the gate was shown after a renewal
 
 	mu      sync.Mutex
 	closers map[io.Closer]struct{}
@@ -279,6 +283,10 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 // connect answers a CONNECT as the gate does.
 func (o *owner) connect(w http.ResponseWriter, r *http.Request) {
 	authority := o.names.authority(r.Host)
+	if host, port, err := net.SplitHostPort(authority); err == nil && port == "80" {
+		o.connectPlain(w, host)
+		return
+	}
 	door, no, err := o.tunnel(r.Context(), authority)
 	switch {
 	case err != nil:
@@ -295,6 +303,19 @@ func (o *owner) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer door.Close()
+	o.established(w, func(client *bufferedConn) { o.spliceTunnel(client, door) })
+}
+
+// connectPlain answers a CONNECT for the port of plain HTTP. Some clients open their WebSockets so (Node's, Python's websockets);
+// the gate ends TLS in its tunnels and takes plain HTTP only as a proxy does.
+func (o *owner) connectPlain(w http.ResponseWriter, host string) {
+	o.established(w, func(client *bufferedConn) {
+		o.carry(client, host, netip.AddrPortFrom(netip.IPv4Unspecified(), 80), plainTimeout)
+	})
+}
+
+// established tells the client that its tunnel is there, and has handle carry what goes through it.
+func (o *owner) established(w http.ResponseWriter, handle func(*bufferedConn)) {
 	client, buf, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return // only HTTP/1.1 is spoken here, which can be hijacked
@@ -310,7 +331,9 @@ func (o *owner) connect(w http.ResponseWriter, r *http.Request) {
 	}
 	early := make([]byte, buf.Reader.Buffered())
 	_, _ = io.ReadFull(buf, early) // from memory
-	o.spliceTunnel(client, door, early)
+	in := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(early), client), max(maxSniff, len(early)))
+	_, _ = in.Peek(len(early)) // from memory too: what is read ahead must be in the buffer
+	handle(&bufferedConn{Conn: client, r: in})
 }
 
 // refusal is the gate's answer to a CONNECT that it refuses.

@@ -2,6 +2,7 @@ package run
 
 import (
 	"net"
+	"net/http"
 	"sync/atomic"
 	"time"
 )
@@ -41,7 +42,9 @@ func (t *tunnelConn) Write(p []byte) (int, error) {
 }
 
 // retire closes the tunnel when its token has been renewed and nothing moves in it any more; it returns when stop is closed.
-func (t *tunnelConn) retire(now func() Token, idle time.Duration, stop <-chan struct{}) {
+// While something moves, the renewed token is shown to the gate, which ends a tunnel that passes unread with the newest token
+// that it knows of the job.
+func (t *tunnelConn) retire(now func() Token, show func(Token), idle time.Duration, stop <-chan struct{}) {
 	tick := time.NewTicker(idle)
 	defer tick.Stop()
 	for {
@@ -49,20 +52,50 @@ func (t *tunnelConn) retire(now func() Token, idle time.Duration, stop <-chan st
 		case <-stop:
 			return
 		case <-tick.C:
-			if now() != t.token && time.Since(time.Unix(0, t.moved.Load())) >= idle {
+			newest := now()
+			switch {
+			case newest == t.token:
+			case time.Since(time.Unix(0, t.moved.Load())) >= idle:
 				_ = t.Close()
 				return
+			default:
+				show(newest)
 			}
 		}
 	}
 }
 
 // spliceTunnel carries bytes between a client and the gate until both have ended or the tunnel is retired.
-func (o *owner) spliceTunnel(client, door net.Conn, early []byte) {
+func (o *owner) spliceTunnel(client, door net.Conn) {
 	if t, ok := door.(*tunnelConn); ok {
 		stop := make(chan struct{})
 		defer close(stop)
-		go t.retire(o.c.Token, retireIdle, stop)
+		go t.retire(o.c.Token, o.show, retireIdle, stop)
 	}
-	splice(client, door, early)
+	splice(client, door, nil)
+}
+
+// showPath is where the gate is shown a token (gate.ShowPath).
+const showPath = "/.sallyport/token"
+
+// show has the gate know a renewed token, once. One that it could not be shown is tried again with the next tick of a tunnel.
+func (o *owner) show(t Token) {
+	o.showing.Lock()
+	defer o.showing.Unlock()
+	if o.shown == t {
+		return
+	}
+	req, err := http.NewRequest(http.MethodGet, "http://"+ReverseHost+showPath, http.NoBody)
+	if err != nil {
+		return // cannot be: all of it is constant
+	}
+	req.Header.Set("Authorization", "Bearer "+string(t))
+	resp, err := o.reverse.Transport.RoundTrip(req)
+	if err != nil {
+		return
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode == http.StatusNoContent {
+		o.shown = t
+	}
 }

@@ -3,6 +3,9 @@ package run
 import (
 	"bufio"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -15,10 +18,11 @@ func TestRetire(t *testing.T) {
 		ours, gates := net.Pipe()
 		var token atomic.Value
 		token.Store(Token("one"))
+		var shown atomic.Value
 		c := newTunnelConn(&bufferedConn{Conn: ours, r: bufio.NewReader(ours)}, "one")
 		ended := make(chan struct{})
 		go func() {
-			c.retire(func() Token { return token.Load().(Token) }, retireIdle, t.Context().Done())
+			c.retire(func() Token { return token.Load().(Token) }, func(t Token) { shown.Store(t) }, retireIdle, t.Context().Done())
 			close(ended)
 		}()
 		open := func() bool {
@@ -45,6 +49,9 @@ func TestRetire(t *testing.T) {
 			time.Sleep(retireIdle / 2)
 			move()
 		}
+		if shown.Load() != Token("two") {
+			t.Errorf("the gate was shown %v while bytes moved", shown.Load())
+		}
 		time.Sleep(3 * retireIdle)
 		if open() {
 			t.Fatal("still open, with a token that was renewed and nothing moving")
@@ -53,4 +60,30 @@ func TestRetire(t *testing.T) {
 			t.Error("the gate's end is open")
 		}
 	})
+}
+
+// A renewed token is shown to the gate until the gate has taken it, and then no more.
+func TestShow(t *testing.T) {
+	var asked []string
+	status := http.StatusServiceUnavailable
+	door := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Method+" "+r.Host+r.URL.Path+" "+r.Header.Get("Authorization"))
+		w.WriteHeader(status)
+	}))
+	defer door.Close()
+	o := newOwner(&Config{ForwardAddress: door.Listener.Addr().String(), Token: func() Token { return "one" }}, "nonce")
+	defer o.close()
+	o.show("two")
+	status = http.StatusNoContent
+	for range 3 {
+		o.show("two")
+	}
+	want := "GET gateway.sallyport.internal/.sallyport/token Bearer two"
+	if len(asked) != 2 || asked[0] != want || asked[1] != want {
+		t.Errorf("the gate was asked %q", asked)
+	}
+	o.show("three")
+	if len(asked) != 3 || !strings.HasSuffix(asked[2], "three") {
+		t.Errorf("the gate was asked %q", asked)
+	}
 }

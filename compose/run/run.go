@@ -113,6 +113,9 @@ func Run(ctx context.Context, c Config) (*Result, error) {
 	if err := writeBundle(bundle, c.CA, c.Environ); err != nil {
 		return nil, err
 	}
+	if err := writeTrustStore(bundle); err != nil {
+		return nil, err
+	}
 	o := newOwner(&c, newNonce())
 	defer o.close()
 

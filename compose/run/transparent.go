@@ -65,7 +65,11 @@ func (o *owner) transparent(c net.Conn, dst netip.AddrPort) {
 	if host == "" {
 		wait = sniffTimeout
 	}
-	in := &bufferedConn{Conn: c, r: bufio.NewReaderSize(c, maxSniff)}
+	o.carry(&bufferedConn{Conn: c, r: bufio.NewReaderSize(c, maxSniff)}, host, dst, wait)
+}
+
+// carry takes a connection where it was meant to go: host, where it is known, else what its first bytes name, else dst.
+func (o *owner) carry(in *bufferedConn, host string, dst netip.AddrPort, wait time.Duration) {
 	if host == "" || dst.Port() != 443 {
 		kind, name := sniff(in, wait)
 		if kind == plainHTTP {
@@ -83,11 +87,11 @@ func (o *owner) transparent(c net.Conn, dst netip.AddrPort) {
 	defer cancel()
 	door, no, err := o.tunnel(ctx, hostPort(host, dst.Port()))
 	if err != nil || no != nil {
-		abort(c)
+		abort(in.Conn)
 		return
 	}
 	defer door.Close()
-	o.spliceTunnel(in, door, nil)
+	o.spliceTunnel(in, door)
 }
 
 // abort lets the program see a reset rather than an orderly end, as from a host that refuses.

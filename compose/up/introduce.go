@@ -18,6 +18,7 @@ import (
 
 	"sallyport/compose/config"
 	"sallyport/compose/role"
+	"sallyport/extproc/dialect"
 	"sallyport/signer/code"
 )
 
@@ -66,7 +67,7 @@ func (s *system) introduce(ctx context.Context) (*Ready, error) {
 		r.ForwardURL = "http://" + dialable(c.ForwardListen)
 	}
 	r.IssuerJWKSURL = r.ControlURL + "/v1/jwks"
-	if slices.Contains(c.TrustedContractSigners, config.Self) {
+	if s.noExample() == "" {
 		if err := s.publishExample(ctx, r); err != nil {
 			return nil, err
 		}
@@ -114,6 +115,28 @@ func answersReady(ctx context.Context, url string) error {
 // direct is a client without a proxy from the environment: what it calls is our own.
 func direct() *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+}
+
+// noExample says why there is no example, "" where there is one.
+func (s *system) noExample() string {
+	_, ok := s.model()
+	switch {
+	case !slices.Contains(s.Config.Config.TrustedContractSigners, config.Self):
+		return "trusted_contract_signers does not name self"
+	case !ok:
+		return "no upstream is a model"
+	}
+	return ""
+}
+
+// model is the first upstream that is one.
+func (s *system) model() (config.Upstream, bool) {
+	for _, u := range s.Config.Config.Upstreams {
+		if u.Dialect != dialect.MCP {
+			return u, true
+		}
+	}
+	return config.Upstream{}, false
 }
 
 func (s *system) publishExample(ctx context.Context, r *Ready) error {
@@ -183,8 +206,11 @@ func post(ctx context.Context, url, bearer string, body any) (int, []byte, error
 func (s *system) selfCheck(ctx context.Context, r *Ready) error {
 	ctx, cancel := context.WithTimeout(ctx, selfCheck)
 	defer cancel()
-	u := s.Config.Config.Upstreams[0]
-	url := r.GatewayURL + "/" + u.Name + examplePath(u.Dialect)
+	u, ok := s.model()
+	if !ok {
+		u = s.Config.Config.Upstreams[0]
+	}
+	url := r.GatewayURL + doorOf(u) + examplePath(u.Dialect)
 	var last error
 	for {
 		if last = refuses(ctx, url); last == nil {
@@ -203,10 +229,14 @@ func refuses(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
+	// A model's door names the code in error.code, a tool server's, where that is a number, in error.data.code.
 	var answer struct {
-		Error struct{ Code string }
+		Error struct {
+			Code any
+			Data struct{ Code string }
+		}
 	}
-	if json.Unmarshal(raw, &answer) != nil || answer.Error.Code != string(code.TokenRequired) {
+	if err := json.Unmarshal(raw, &answer); err != nil || answer.Error.Code != string(code.TokenRequired) && answer.Error.Data.Code != string(code.TokenRequired) {
 		return fmt.Errorf("status %d, body %.300q, want %s", status, raw, code.TokenRequired)
 	}
 	if want := code.Lookup(code.TokenRequired).Status; status != want {
@@ -215,13 +245,23 @@ func refuses(ctx context.Context, url string) error {
 	return nil
 }
 
+// doorOf is the path below which an upstream is reached.
+func doorOf(u config.Upstream) string {
+	if u.Dialect == dialect.MCP {
+		return "/mcp/" + u.Name
+	}
+	return "/" + u.Name
+}
+
 // examplePath is a path below an upstream's door that takes a call.
-func examplePath(dialect string) string {
-	switch dialect {
+func examplePath(speaks string) string {
+	switch speaks {
 	case "anthropic":
 		return "/v1/messages"
 	case "gemini":
 		return "/v1beta/models/gemini-2.5-flash:generateContent"
+	case dialect.MCP:
+		return ""
 	default:
 		return "/v1/chat/completions"
 	}

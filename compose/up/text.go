@@ -35,7 +35,7 @@ Paste these into another terminal. The token is the agent's "API key"; it is goo
 # 4. a program that knows nothing of this: everything it opens goes through the gate, or nowhere
 {{.AnyProgram}}
 {{end}}{{else}}
-No example was published, because trusted_contract_signers does not name self.
+No example was published, because {{.NoExample}}.
 {{end}}
 Ctrl-C ends everything.
 `))
@@ -45,7 +45,7 @@ func (s *system) text(r *Ready) (string, error) {
 	c := s.Config.Config
 	var doors, ups []string
 	for _, u := range c.Upstreams {
-		doors = append(doors, "/"+u.Name)
+		doors = append(doors, doorOf(u))
 		ups = append(ups, u.Name+" → "+u.URL)
 	}
 	if c.LoopbackModel.On() {
@@ -56,12 +56,13 @@ func (s *system) text(r *Ready) (string, error) {
 		*Ready
 		Doors, Upstreams, Mode, AccessLog string
 		Allowed, Refused, Verify          string
-		AnyProgram                        string
+		AnyProgram, NoExample             string
 	}{
 		r, strings.Join(doors, " "), strings.Join(ups, ", "), c.Evidence.Mode, role.AccessLog(c),
 		s.exampleCall(r, true), s.exampleCall(r, false),
 		fmt.Sprintf("%s receipts verify last --show %s", quote(s.Binary), s.where()),
 		fmt.Sprintf("%s run %s --contract %s -- sh -c 'echo \"key: $OPENAI_API_KEY\"; curl -sS https://example.org/ || true'", quote(s.Binary), s.where(), r.ContractHash),
+		s.noExample(),
 	})
 	return b.String(), err
 }
@@ -69,7 +70,7 @@ func (s *system) text(r *Ready) (string, error) {
 // exampleCall is a curl command for the first upstream: with a model that the example contract allows, or one that it
 // does not.
 func (s *system) exampleCall(r *Ready, allowed bool) string {
-	u := s.Config.Config.Upstreams[0]
+	u, _ := s.model()
 	model, path := exampleModel(u, allowed), examplePath(u.Dialect)
 	body := fmt.Sprintf(`{"model":%q,"messages":[{"role":"user","content":"Say hello."}]}`, model)
 	switch u.Dialect {

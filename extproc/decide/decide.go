@@ -3,6 +3,7 @@
 package decide
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -19,17 +20,23 @@ type Ask struct {
 	Provider    string // name that contracts use, e.g. "openai"
 	Model       string // "" where the request names none
 	Method      string
+	WebSocket   bool   // the GET asks for a WebSocket
 	Egress      bool   // the call goes to a host that is no model provider's; Provider is then that host
 	Host        string // upstream authority, without a default port
 	Path        string // upstream path, without query
+	Tool        string // of an MCP server, as mcp:SERVER/TOOL; "" for anything else
+	Session     bool   // Tool is no tool but what a session with the server needs; it passes where some tool of the server could
 	SecretClass string // class that the operator bound to the upstream; "" where the upstream needs none
 	BodyBytes   int64  // size of the request's body
 }
 
 // Action is what contracts call what is asked for.
 func (a Ask) Action() string {
-	if a.Egress {
+	switch {
+	case a.Egress:
 		return contract.NetworkEgress
+	case a.Tool != "":
+		return contract.ToolExecute
 	}
 	return ModelInvoke
 }
@@ -38,6 +45,9 @@ func (a Ask) Action() string {
 func (a Ask) Resource() string {
 	if a.Egress {
 		return a.Method + " " + a.Host + a.Path
+	}
+	if a.Tool != "" {
+		return a.Tool
 	}
 	return a.Provider + "/" + a.Model
 }
@@ -68,12 +78,15 @@ func Decide(c *contract.Contract, t *token.Token, a Ask, now time.Time) Verdict 
 		return Verdict{Denial: code.Deny(code.TokenInsufficientScope, "provider %s asked", a.Provider)}
 	}
 	v := c.Decide(contract.Ask{Action: a.Action(), Resource: a.Resource(), Context: callContext(t, a, now)}, now)
-	if !v.Allow {
+	if inSession := a.Session && reaches(c, a.Provider); !v.Allow && !inSession {
 		d := v.Denial
 		if d == nil {
 			d = code.Deny(code.PolicyActionNotAllowed, "%s on %s", a.Action(), a.Resource())
 		}
 		return Verdict{Denial: d, SIDs: v.SIDs}
+	}
+	if a.WebSocket && !c.WebSocket(a.Resource()) {
+		return Verdict{Denial: code.Deny(code.UpgradeNotSupported, "no egress rule that allows %.128s says websocket: true", a.Resource()), SIDs: v.SIDs}
 	}
 	class := a.SecretClass
 	if a.Egress {
@@ -89,6 +102,13 @@ func Decide(c *contract.Contract, t *token.Token, a Ask, now time.Time) Verdict 
 		return Verdict{Denial: code.Deny(code.PayloadTooLarge, "%d bytes; the contract's limits.max_request_bytes is %d", a.BodyBytes, most), SIDs: v.SIDs}
 	}
 	return Verdict{SIDs: v.SIDs, SecretClass: class, SecretMaxTTL: c.MaxSecretTTL()}
+}
+
+// reaches says whether the contract could allow some tool of the MCP server that a provider is.
+func reaches(c *contract.Contract, provider string) bool {
+	server, ok := strings.CutPrefix(provider, contract.MCPPrefix)
+	servers := c.MCPServers()
+	return ok && (slices.Contains(servers, server) || slices.Contains(servers, "*"))
 }
 
 // pinned checks that token and contract belong together, in both directions.

@@ -66,6 +66,9 @@ func encode(v any) []byte {
 	return bytes.TrimRight(b.Bytes(), "\n")
 }
 
+// Text is the sentence for the person who reads a refusal, where it does not go out in Denial's shape.
+func Text(d *code.Denial, decision string) string { return message(d, code.Lookup(d.Code), decision) }
+
 // message is the sentence for the person who reads it. It says who speaks, and ends in the code and the decision, since
 // some agents show nothing else of the answer.
 func message(den *code.Denial, info code.Info, requestID string) string {

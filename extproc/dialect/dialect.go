@@ -21,8 +21,8 @@ const (
 	ListModels  Kind = "list_models"
 )
 
-// Endpoint is one thing that an upstream may be asked. Exactly one of Path and Regex is set; both are below the
-// upstream's base URL, begin with the API version and have no query.
+// Endpoint is one thing that an upstream may be asked. At most one of Path and Regex is set; both are below the
+// upstream's base URL, begin with the API version and have no query. Neither is set where the base URL itself is meant.
 type Endpoint struct {
 	Kind   Kind
 	Method string
@@ -70,7 +70,7 @@ type Meter interface {
 
 // Dialect is one way of speaking to a model provider. Its methods may be used by many goroutines at once.
 type Dialect interface {
-	// Name is openai, anthropic or gemini.
+	// Name is openai, anthropic, gemini or mcp.
 	Name() string
 	// Endpoints are all that is carried: the data of the allowlist that is pushed to Envoy.
 	Endpoints() []Endpoint
@@ -91,6 +91,9 @@ type Dialect interface {
 
 // ByName returns the dialect of that name.
 func ByName(name string) (Dialect, bool) {
+	if name == MCP {
+		return toolServer{&openAI}, true
+	}
 	d, ok := spoken[name]
 	return d, ok
 }

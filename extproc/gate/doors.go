@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -25,6 +26,7 @@ type doors struct {
 	byName map[string]*door
 	inTurn []*door          // as declared
 	bare   map[string]*door // by the dialect's name, for the paths without a door's name
+	tools  map[string]*door // MCP servers by name, below /mcp
 }
 
 type door struct {
@@ -49,7 +51,7 @@ type destination struct {
 func (d *destination) egress() bool { return d.scheme != "" }
 
 func newDoors(ups []Upstream) (*doors, error) {
-	d := &doors{byName: map[string]*door{}, bare: map[string]*door{}}
+	d := &doors{byName: map[string]*door{}, bare: map[string]*door{}, tools: map[string]*door{}}
 	var errs []error
 	for _, u := range ups {
 		dl, ok := dialect.ByName(u.Dialect)
@@ -61,12 +63,17 @@ func newDoors(ups []Upstream) (*doors, error) {
 			errs = append(errs, fmt.Errorf("upstream %q: no URL", u.Name))
 			continue
 		}
-		if _, twice := d.byName[u.Name]; twice || u.Name == "" || u.Name == "v1" {
+		if d.byName[u.Name] != nil || d.tools[u.Name] != nil || u.Name == "" || u.Name == "v1" || u.Name == "mcp" {
 			errs = append(errs, fmt.Errorf("upstream %q: the name is empty, reserved or used twice", u.Name))
 			continue
 		}
 		dr := &door{Upstream: u, dialect: dl, host: strings.ToLower(u.URL.Host), name: nameOf(u.URL), at: placeOf(u.URL)}
-		d.byName[u.Name], d.inTurn = dr, append(d.inTurn, dr)
+		d.inTurn = append(d.inTurn, dr)
+		if u.Dialect == dialect.MCP {
+			d.tools[u.Name] = dr
+			continue
+		}
+		d.byName[u.Name] = dr
 		// A path without a door's name goes to the upstream named like the dialect, else to the first that speaks it.
 		if prev, ok := d.bare[u.Dialect]; !ok || (u.Name == u.Dialect && prev.Name != u.Dialect) {
 			d.bare[u.Dialect] = dr
@@ -81,6 +88,9 @@ func (d *doors) names() string {
 	for n := range d.byName {
 		out = append(out, "/"+n)
 	}
+	for n := range d.tools {
+		out = append(out, "/mcp/"+n)
+	}
 	sort.Strings(out)
 	return strings.Join(out, " ")
 }
@@ -90,6 +100,10 @@ func (d *doors) find(r *request) (dr *door, rest string) {
 	first, below, _ := strings.Cut(strings.TrimPrefix(r.path, "/"), "/")
 	if dr, ok := d.byName[first]; ok {
 		return dr, "/" + below
+	}
+	if first == "mcp" {
+		name, rest, _ := strings.Cut(below, "/")
+		return d.tools[name], rest
 	}
 	if first != "v1" {
 		return nil, ""
@@ -140,8 +154,19 @@ func (d *doors) route(r *request) (*destination, *code.Denial) {
 	if denial != nil {
 		return &destination{door: dr}, denial
 	}
-	return &destination{door: dr, call: call, path: dialect.JoinPath(dr.URL.Path, call.UpstreamPath)}, nil
+	return &destination{door: dr, call: call, path: dr.pathOf(call)}, nil
 }
+
+// pathOf is a call's whole path at the upstream.
+func (dr *door) pathOf(call dialect.Call) string {
+	if dr.mcp() {
+		return cmp.Or(dr.URL.Path, "/")
+	}
+	return dialect.JoinPath(dr.URL.Path, call.UpstreamPath)
+}
+
+// mcp holds for a server of tools.
+func (dr *door) mcp() bool { return dr.Dialect == dialect.MCP }
 
 // placeOf is the host and port of a URL.
 func placeOf(u *url.URL) place {

@@ -7,10 +7,12 @@ import (
 	"runtime/debug"
 
 	"sallyport/extproc/dialect"
+	"sallyport/extproc/mcp"
 	"sallyport/extproc/server"
 	"sallyport/signer/client"
 	"sallyport/signer/code"
 	"sallyport/signer/contract"
+	"sallyport/signer/privacy/seal"
 	"sallyport/signer/record"
 	"sallyport/signer/token"
 )
@@ -22,6 +24,7 @@ const (
 	phaseNew      phase = iota // nothing seen
 	phaseBody                  // the token is good, the body is awaited
 	phaseTunnel                // a tunnel is open; what goes through it comes back by the inner door
+	phaseServed                // the gateway itself answered
 	phaseRefused               // a refusal was given
 	phaseUpstream              // the verdict is allow, the intent is recorded, the request leaves
 	phaseAnswer                // the upstream's headers came
@@ -29,7 +32,7 @@ const (
 )
 
 func (p phase) String() string {
-	return [...]string{"new", "body", "tunnel", "refused", "upstream", "answer", "settled"}[p]
+	return [...]string{"new", "body", "tunnel", "served", "refused", "upstream", "answer", "settled"}[p]
 }
 
 // verdictGiven tells whether Envoy was told what to do with the request.
@@ -55,11 +58,23 @@ type exchange struct {
 	idem   *idempotency // nil without an X-Idempotency-Key
 	sum    hash.Hash    // over the answer's raw bytes
 	meter  dialect.Meter
+	sealer *seal.Sealer // of the answer's body; nil where only its hash is kept
 	answer record.Completion
-	// unread is how a tunnel is inspected that passes unread (contract.InspectSNI, InspectNone); "" for anything else.
+	// handing puts the receipt into the answer; nil where only its id goes with it.
+	handing *handing
+	// message is what is asked of an MCP server; nil before the body is read, and where there is none.
+	message *mcp.Message
+	// tools keeps what a server of tools answers to what the contract allows.
+	tools *mcp.Answer
+	// receiptOf is the nonce of the call whose receipt is asked for.
+	receiptOf string
+	// unread is how a tunnel is inspected that passes unread (contract.InspectSNI, InspectNone), or webSocket; "" for
+	// anything else.
 	unread string
 	// withdrawn: the token was, so that what was under way is cut.
 	withdrawn bool
+	// expired: the token did while the tunnel was open.
+	expired bool
 	// localReply: the answer is Envoy's own and already recorded; its body passes unmeasured.
 	localReply bool
 	refusal    record.Refusal // filled as far as the call was understood
@@ -85,7 +100,7 @@ func (x *exchange) close() {
 	case phaseNew, phaseBody:
 		// The client went away before it was answered: nothing left, and nothing was refused.
 		x.gate.metrics.abandoned.Inc()
-	case phaseTunnel, phaseRefused, phaseSettled:
+	case phaseTunnel, phaseServed, phaseRefused, phaseSettled:
 	}
 }
 
@@ -94,6 +109,8 @@ func (x *exchange) interrupted() *record.Completion {
 	switch {
 	case x.withdrawn:
 		return x.completion(record.Cut, "the token was withdrawn while the answer came")
+	case x.expired:
+		return x.completion(record.Cut, errExpired.Error())
 	case x.unread != "":
 		return x.passed()
 	}
@@ -113,6 +130,9 @@ func (x *exchange) recordEnd(c *record.Completion) {
 			x.gate.cfg.Log.Error("recording the end of a call panicked", "receipt", x.intent.ID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
+	if err := x.sealEnd(ctx); err != nil {
+		x.gate.cfg.Log.Error("the end of a cut answer could not be sealed", "receipt", x.intent.ID, "error", err)
+	}
 	if err := x.gate.cfg.Signer.Complete(ctx, x.intent, c); err != nil {
 		// The intent is in the log: the signer itself will mark it as cut when it recovers.
 		x.gate.cfg.Log.Error("the end of a call could not be recorded", "receipt", x.intent.ID, "error", err)

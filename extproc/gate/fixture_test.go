@@ -20,6 +20,8 @@ import (
 	"sallyport/signer/contract"
 	"sallyport/signer/envelope"
 	"sallyport/signer/keyring"
+	"sallyport/signer/privacy/seal"
+	"sallyport/signer/receipt"
 	"sallyport/signer/record"
 	"sallyport/signer/token"
 	"sallyport/signer/trust"
@@ -64,10 +66,14 @@ type recorder struct {
 	onIntent   func() error
 	onComplete func() error
 	onRefuse   func()
+	onSeal     func(*seal.Chunk) error
+	delivery   *receipt.Delivery // of calls whose clients get it
+	lookup     func(job, nonce string) (*receipt.Delivery, error)
 
 	mu       sync.Mutex
 	intents  []*record.Intent
 	refusals []*record.Refusal
+	sealed   []*seal.Chunk
 	done     chan *record.Completion
 }
 
@@ -103,6 +109,30 @@ func (r *recorder) Complete(ctx context.Context, i *record.Intent, c *record.Com
 	r.journal.add("complete")
 	r.done <- c
 	return nil
+}
+
+func (r *recorder) Seal(_ context.Context, c *seal.Chunk) error {
+	if r.onSeal != nil {
+		if err := r.onSeal(c); err != nil {
+			return err
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sealed = append(r.sealed, c)
+	r.journal.add("sealed " + c.Direction.String())
+	return nil
+}
+
+func (r *recorder) Deliver(ctx context.Context, i *record.Intent, c *record.Completion) (*receipt.Delivery, error) {
+	if err := r.Complete(ctx, i, c); err != nil {
+		return nil, err
+	}
+	return r.delivery, nil
+}
+
+func (r *recorder) Lookup(_ context.Context, job, nonce string) (*receipt.Delivery, error) {
+	return r.lookup(job, nonce)
 }
 
 func (r *recorder) Refuse(f *record.Refusal) {

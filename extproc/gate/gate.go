@@ -18,6 +18,9 @@ import (
 	"sallyport/extproc/secret"
 	"sallyport/extproc/server"
 	"sallyport/signer/client"
+	"sallyport/signer/privacy"
+	"sallyport/signer/privacy/seal"
+	"sallyport/signer/receipt"
 	"sallyport/signer/record"
 )
 
@@ -49,6 +52,12 @@ type Recorder interface {
 	Begin(ctx context.Context, i *record.Intent) (wait func(context.Context) error)
 	// Complete returns nil only when the receipt is as durable as the evidence mode promises.
 	Complete(ctx context.Context, i *record.Intent, c *record.Completion) error
+	// Seal returns nil only when a sealed part of a body is in the log, before what is recorded later.
+	Seal(ctx context.Context, c *seal.Chunk) error
+	// Deliver is Complete for a call whose client gets the receipt with the answer: nil where it is recorded and not at hand.
+	Deliver(ctx context.Context, i *record.Intent, c *record.Completion) (*receipt.Delivery, error)
+	// Lookup finds the receipt of a job's call by its nonce (client.ErrNoReceipt, client.ErrInFlight).
+	Lookup(ctx context.Context, job, nonce string) (*receipt.Delivery, error)
 	// Refuse hands over a refusal; it does not wait.
 	Refuse(r *record.Refusal)
 	// Trust is the newest word on keys and revocations; nil before the first.
@@ -67,6 +76,10 @@ type Config struct {
 	Secrets                *secret.Broker
 	Signer                 Recorder
 	Binding                []string // BindRunID, BindPeerAddress
+	// RedactionSecret is what contracts' hash rules are carried out with; nil refuses the calls under such a contract.
+	RedactionSecret *privacy.Secret
+	// AuditorKeys are whom bodies are sealed to, all of them; empty refuses the calls whose bodies are to be sealed.
+	AuditorKeys []*seal.PublicKey
 	// AddressAllowed says whether an address may be reached for which a contract names these prefixes; nil: none may.
 	AddressAllowed func(netip.Addr, []netip.Prefix) bool
 	MaxBodyBytes   int64
@@ -163,7 +176,7 @@ func New(cfg Config) (*Gate, error) {
 		lines:     &lines{},
 		settling:  &deadlines{after: cfg.SettleTimeout},
 	}
-	g.watch = newWatch(cfg.Signer.Trust)
+	g.watch = newWatch(cfg.Signer.Trust, cfg.Now, g.tokens.renewed)
 	return g, nil
 }
 

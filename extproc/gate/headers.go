@@ -22,7 +22,11 @@ const (
 	idempotencyHeader = "x-idempotency-key"
 	policyHashHeader  = "x-policy-hash"
 	clientDIDHeader   = "x-client-did"
-	proxyAuthHeader   = "proxy-authorization"
+
+	privacyModeHeader  = "x-receipt-privacy-mode"
+	confidentialHeader = "x-confidential-mode"
+
+	proxyAuthHeader = "proxy-authorization"
 )
 
 // carriers are the headers in which clients put their API key, and so the token (measured on real SDKs).
@@ -35,7 +39,7 @@ var carriers = []string{
 // controls are headers that speak to the gateway and go no further.
 var controls = []string{
 	runIDHeader, eventHashHeader, idempotencyHeader, policyHashHeader, clientDIDHeader,
-	"x-confidential-mode", "x-receipt-privacy-mode", "x-openai-api", "x-payment-account-did",
+	confidentialHeader, privacyModeHeader, "x-openai-api", "x-payment-account-did",
 	"x-span-id", "x-parent-span-id", "x-tool-span-id", "x-causal-phase", "x-attribution-confidence",
 	"x-delegation-spend-minor", "x-idempotency-fingerprint", "x-fingerprint",
 }
@@ -63,7 +67,7 @@ var traits = func() map[string]trait {
 	for _, h := range controls {
 		m[h] |= isRemoved | isSingle
 	}
-	for _, h := range []string{"content-encoding", "content-type", "content-length", ":path", ":authority", ":method"} {
+	for _, h := range []string{"content-encoding", "content-type", "content-length", "upgrade", ":path", ":authority", ":method"} {
 		m[h] |= isSingle
 	}
 	for _, h := range []string{"authorization", "content-encoding", ":authority"} {
@@ -77,11 +81,14 @@ type request struct {
 	method, path, query string // path without query
 	authority           string
 	contentEncoding     string
-	upgrade             string
+	upgrade, connection string
+	sized               bool // it says that a body follows
 	runID, eventHash    string
 	idempotencyKey      string
 	policyHash          string
 	clientDID           string
+	privacyMode         string
+	confidential        string
 	openAIAPI           string // X-OpenAI-API, which of OpenAI's APIs a /v1/proxy/openai call speaks
 	credentials         []credential
 	strip               []string         // headers that go no further, of those that came
@@ -138,6 +145,10 @@ func (r *request) take(name, value string, t trait) {
 		r.contentEncoding = value
 	case "upgrade":
 		r.upgrade = value
+	case "connection":
+		r.connection = value
+	case "content-length", "transfer-encoding":
+		r.sized = true
 	case runIDHeader:
 		r.runID = value
 	case eventHashHeader:
@@ -148,6 +159,10 @@ func (r *request) take(name, value string, t trait) {
 		r.policyHash = value
 	case clientDIDHeader:
 		r.clientDID = value
+	case privacyModeHeader:
+		r.privacyMode = value
+	case confidentialHeader:
+		r.confidential = value
 	case "x-openai-api":
 		r.openAIAPI = value
 	default:

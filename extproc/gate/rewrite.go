@@ -47,7 +47,10 @@ func (x *exchange) rewrite(class string, cred secret.Credential, inject secret.I
 	set(":path", path)
 	set(scopeHeader, x.contract.Hash)
 	if x.dest.egress() {
-		set(schemeHeader, x.dest.scheme)
+		set(schemeHeader, x.routeScheme())
+		if x.socket() && !x.req.has(keyHeader) {
+			set(keyHeader, newKey())
+		}
 	} else {
 		// The answer is measured for token usage, so it must come uncompressed.
 		set("accept-encoding", "identity")

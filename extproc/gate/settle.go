@@ -29,13 +29,30 @@ func (x *exchange) responseHeaders(m *message.Request) (*message.Response, error
 		x.localReply = true
 		return nil, errLater
 	}
+	if x.socket() && m.Header(":status") == statusSwitching {
+		return x.switched(), nil
+	}
 	if !x.dest.egress() {
 		x.meter = x.dest.dialect.NewMeter(m.Header("content-type"))
+	}
+	if x.dest.mcp() {
+		if err := x.judgeAnswer(m); err != nil {
+			return nil, err
+		}
 	}
 	if m.EndOfStream {
 		return nil, errLater
 	}
-	return withHeader(receiptHeader, x.id), nil
+	return x.beginAnswer(m), nil
+}
+
+// beginAnswer lets the upstream's headers pass.
+func (x *exchange) beginAnswer(m *message.Request) *message.Response {
+	r := withHeader(receiptHeader, x.id)
+	if x.handing = x.newHanding(m); x.handing != nil || x.tools != nil {
+		r.Mutation.Remove = append(r.Mutation.Remove, "content-length")
+	}
+	return r
 }
 
 // localAnswer is Envoy's own answer to an allowed call (no route, upstream unreachable, time out): recorded as cut with
@@ -68,10 +85,37 @@ func (x *exchange) responseBody(m *message.Request) (*message.Response, error) {
 		x.meter.Write(m.Body)
 	}
 	x.answer.ResponseBytes += int64(len(m.Body))
-	if m.EndOfStream {
+	if m.EndOfStream || x.sealer != nil {
 		return nil, errLater
 	}
+	return x.passChunk(m)
+}
+
+// passChunk lets a chunk of the answer on, as far as it may go before the end is known.
+func (x *exchange) passChunk(m *message.Request) (*message.Response, error) {
+	switch {
+	case x.tools != nil:
+		return x.toolChunk(m, x.tools.Pass)
+	case x.handing != nil:
+		return &message.Response{Answer: m.Kind, Body: &message.Body{Bytes: x.handing.pass(m.Body)}}, nil
+	}
 	return goOn(m.Kind), nil
+}
+
+// passLast settles the call, and lets the last chunk of its answer on.
+func (x *exchange) passLast(m *message.Request) (*message.Response, error) {
+	if x.tools != nil {
+		// Read to its end before it counts as answered.
+		r, err := x.toolChunk(m, x.tools.End)
+		if err != nil {
+			return nil, err
+		}
+		return r, x.settle()
+	}
+	if err := x.settle(); err != nil || x.handing == nil {
+		return goOn(m.Kind), err
+	}
+	return &message.Response{Answer: m.Kind, Body: &message.Body{Bytes: x.handing.end(m.Body)}}, nil
 }
 
 // refusedByEnvoy is an answer that Envoy made before there was a verdict: a body over the limit, an encoded slash. Envoy
@@ -121,7 +165,17 @@ func (x *exchange) settle() error {
 func (x *exchange) record(c *record.Completion) error {
 	// The client may be gone: what happened is recorded all the same.
 	ctx := x.gate.settling.context()
-	if err := x.gate.cfg.Signer.Complete(ctx, x.intent, c); err != nil {
+	if err := x.sealEnd(ctx); err != nil {
+		x.gate.cfg.Log.Error("answer not sealed; it is withheld", "receipt", x.id, "error", err)
+		return fmt.Errorf("%w: %s", errWithheld, code.EvidenceDown)
+	}
+	var err error
+	if x.handing != nil {
+		x.handing.receipt, err = x.gate.cfg.Signer.Deliver(ctx, x.intent, c)
+	} else {
+		err = x.gate.cfg.Signer.Complete(ctx, x.intent, c)
+	}
+	if err != nil {
 		x.gate.cfg.Log.Error("receipt not recorded; the answer is withheld", "receipt", x.id, "error", err)
 		return fmt.Errorf("%w: %s", errWithheld, code.EvidenceDown)
 	}

@@ -18,9 +18,6 @@ import (
 // errWithheld ends a stream whose answer must not be released in full. Envoy resets the client's connection on it.
 var errWithheld = errors.New("answer withheld")
 
-// errWithdrawn ends a stream whose token was withdrawn while nothing was asked.
-var errWithdrawn = errors.New("the token was withdrawn")
-
 // errLater says that a message's answer has to wait for something: the signer, Redis, the registry, a source of secrets.
 var errLater = errors.New("answered later")
 
@@ -85,6 +82,7 @@ func (x *exchange) panicked() (r *message.Response, err error) {
 func (x *exchange) End(why error) error {
 	before := !x.phase.verdictGiven()
 	x.withdrawn = x.withdrawn || errors.Is(why, errWithdrawn)
+	x.expired = errors.Is(why, errExpired)
 	x.close()
 	switch {
 	case errors.Is(why, io.EOF) && before:
@@ -131,7 +129,18 @@ func (x *exchange) wait(ctx context.Context, m *message.Request) (*message.Respo
 			return x.localAnswer(m)
 		}
 		return withHeader(receiptHeader, x.id), x.settle()
-	case message.ResponseBody, message.ResponseTrailers:
+	case message.ResponseBody:
+		if err := x.sealAnswer(ctx, m.Body); err != nil {
+			return nil, err
+		}
+		if !m.EndOfStream {
+			return x.passChunk(m)
+		}
+		return x.passLast(m)
+	case message.ResponseTrailers:
+		if x.tools != nil || x.handing != nil && len(x.handing.held) > 0 {
+			return nil, fmt.Errorf("%w: trailers follow an answer whose end is held back", errWithheld)
+		}
 		return goOn(m.Kind), x.settle()
 	case message.RequestTrailers: // never asked for
 	}

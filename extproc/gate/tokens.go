@@ -62,3 +62,32 @@ func (c *tokens) verify(raw string, trust *client.Trust, now time.Time) (*token.
 	c.mu.Unlock()
 	return t, nil
 }
+
+// renewed is the token of t's holder that lives longest, of those that were shown to this process and are not withdrawn; nil
+// where none lives longer than t. A holder is known by the job, the subject, the scope (the contract is part of it) and the
+// client certificate: whoever renews a token says the same of all of them. Tokens without a job are nobody's renewal.
+func (c *tokens) renewed(t *token.Token, trust *client.Trust) *token.Token {
+	if t.MissionID == "" {
+		return nil
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	best := t
+	for _, v := range c.good {
+		n := v.token
+		if n.Exp > best.Exp && n.MissionID == t.MissionID && n.Sub == t.Sub && n.TokenScopeHash == t.TokenScopeHash && certificateOf(n) == certificateOf(t) && !trust.Revoked(n) {
+			best = n
+		}
+	}
+	if best == t {
+		return nil
+	}
+	return best
+}
+
+func certificateOf(t *token.Token) string {
+	if t.Cnf == nil {
+		return ""
+	}
+	return t.Cnf.X5tS256
+}

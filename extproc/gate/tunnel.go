@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/netip"
@@ -14,7 +15,7 @@ import (
 const (
 	connectScope  = "connect"             // scope of the routes that end tunnels
 	inspectHeader = "x-sallyport-inspect" // which of them
-	schemeHeader  = "x-sallyport-scheme"  // of an egress call: http or https
+	schemeHeader  = "x-sallyport-scheme"  // of an egress call: http or https, ws or wss
 
 	tokenKey     = "token" // metadata that Envoy hands on to the requests inside
 	authorityKey = "authority"
@@ -162,11 +163,14 @@ func (d *doors) model(p place, r *request) *destination {
 			continue
 		}
 		rest, below := belowBase(dr.URL.Path, r.path)
+		if dr.mcp() {
+			rest, below = "", r.path == cmp.Or(dr.URL.Path, "/")
+		}
 		if !below || canonicalPath(r.path) != nil {
 			continue
 		}
 		if call, denial := dr.dialect.Route(r.method, rest); denial == nil || denial.Code == code.UpgradeNotSupported && r.upgrade != "" {
-			return &destination{door: dr, call: call, path: dialect.JoinPath(dr.URL.Path, call.UpstreamPath)}
+			return &destination{door: dr, call: call, path: dr.pathOf(call)}
 		}
 	}
 	return nil

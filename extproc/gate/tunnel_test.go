@@ -199,7 +199,7 @@ func TestInside(t *testing.T) {
 		"no TLS name":                       {more: get("/public/a"), sni: "-", want: code.AuthorityMismatch},
 		"a key of its own":                  {more: get("/public/a", "x-api-key", "not-a-real-key"), want: code.TokenNotCST},
 		"a reserved header":                 {more: get("/public/a", "x-sallyport-scope", "x"), want: code.HeaderReserved},
-		"a WebSocket":                       {more: get("/public/a", "upgrade", "websocket"), want: code.UpgradeNotSupported},
+		"a WebSocket":                       {more: get("/public/a", "upgrade", "websocket", "connection", "Upgrade"), want: code.UpgradeNotSupported},
 		"a tunnel in the tunnel":            {more: []string{":method", "CONNECT", ":path", "/", ":authority", "data.example"}, want: code.PolicyEgressNotAllowed},
 		"two authorities":                   {more: get("/public/a", ":authority", "tickets.example"), want: code.HeaderDuplicate},
 	} {

@@ -88,6 +88,9 @@ func (x *exchange) passing() *message.Response {
 // passed is how a tunnel ended that passed unread. Whether what was in it was complete nobody can tell; but where nothing came
 // back its host was not reached, or had nothing to say.
 func (x *exchange) passed() *record.Completion {
+	if x.unread == webSocket {
+		return x.completion(record.Completed, "a WebSocket, whose frames were neither read nor counted; hash and size are of none of them")
+	}
 	if x.answer.ResponseBytes == 0 {
 		return x.completion(record.Cut, "nothing came back through the tunnel: its host was not reached, or the client did not name it in its TLS hello")
 	}

@@ -241,6 +241,16 @@ func TestAppend(t *testing.T) {
 		"request headers": {Response{Answer: RequestHeaders}, &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestHeaders{RequestHeaders: &extprocv3.HeadersResponse{}}}},
 		"response body":   {Response{Answer: ResponseBody}, &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseBody{ResponseBody: &extprocv3.BodyResponse{}}}},
 		"trailers":        {Response{Answer: ResponseTrailers}, &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseTrailers{ResponseTrailers: &extprocv3.TrailersResponse{}}}},
+		"replaced chunk": {
+			Response{Answer: ResponseBody, Body: &Body{Bytes: []byte(long)}},
+			&extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseBody{ResponseBody: &extprocv3.BodyResponse{Response: &extprocv3.CommonResponse{
+				BodyMutation: &extprocv3.BodyMutation{Mutation: &extprocv3.BodyMutation_Body{Body: []byte(long)}}}}}},
+		},
+		"chunk held back": {
+			Response{Answer: ResponseBody, Body: &Body{}},
+			&extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseBody{ResponseBody: &extprocv3.BodyResponse{Response: &extprocv3.CommonResponse{
+				BodyMutation: &extprocv3.BodyMutation{Mutation: &extprocv3.BodyMutation_ClearBody{ClearBody: true}}}}}},
+		},
 		"rewritten request": {
 			Response{Answer: RequestBody, Mutation: ours, Namespace: "sallyport", Metadata: []Header{{"verdict", "allow"}, {"receipt", "rcpt_1"}}},
 			&extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestBody{RequestBody: &extprocv3.BodyResponse{Response: mutation}}, DynamicMetadata: metadata},
@@ -256,6 +266,15 @@ func TestAppend(t *testing.T) {
 					HeaderMutation: &extprocv3.HeaderMutation{SetHeaders: []*corev3.HeaderValueOption{option("a", "b")}}}}},
 				ModeOverride: &filterv3.ProcessingMode{
 					ResponseHeaderMode: filterv3.ProcessingMode_SEND, ResponseBodyMode: filterv3.ProcessingMode_NONE, ResponseTrailerMode: filterv3.ProcessingMode_SKIP},
+			},
+		},
+		"an answer that became a tunnel": {
+			Response{Answer: ResponseHeaders, Mutation: &Mutation{Set: []Header{{"a", "b"}}}, Unshown: true},
+			&extprocv3.ProcessingResponse{
+				Response: &extprocv3.ProcessingResponse_ResponseHeaders{ResponseHeaders: &extprocv3.HeadersResponse{Response: &extprocv3.CommonResponse{
+					HeaderMutation: &extprocv3.HeaderMutation{SetHeaders: []*corev3.HeaderValueOption{option("a", "b")}}}}},
+				ModeOverride: &filterv3.ProcessingMode{
+					ResponseHeaderMode: filterv3.ProcessingMode_SEND, ResponseBodyMode: filterv3.ProcessingMode_NONE, ResponseTrailerMode: filterv3.ProcessingMode_SEND},
 			},
 		},
 		"a tunnel": {

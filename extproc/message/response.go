@@ -10,6 +10,7 @@ type Response struct {
 	Immediate *Immediate // the request is answered here instead, and goes no further
 
 	Mutation *Mutation // of header and body answers
+	Body     *Body     // of body answers; nil leaves the body as it is
 	// Metadata is the dynamic metadata that the other filters see, under Namespace.
 	Namespace string
 	Metadata  []Header
@@ -19,6 +20,9 @@ type Response struct {
 	Unwatched bool
 	// HalfWatched: only the answer is shown, its body as it passes. For a CONNECT that nobody else looks into.
 	HalfWatched bool
+	// Unshown: of the answer's body nothing is shown, and the stream stays open as long as the answer does. For a 101, whose
+	// body is a tunnel. What keeps the stream open is the wait for trailers, which never come.
+	Unshown bool
 }
 
 // Mutation changes the headers before they go on.
@@ -27,6 +31,9 @@ type Mutation struct {
 	Remove     []string
 	ClearRoute bool // the route is chosen again
 }
+
+// Body is what goes on instead of a body, or of a chunk of it.
+type Body struct{ Bytes []byte }
 
 // Immediate is an answer that is not the upstream's.
 type Immediate struct {
@@ -44,10 +51,13 @@ const (
 
 	answerCommon  protowire.Number = 1 // HeadersResponse, BodyResponse
 	commonHeaders protowire.Number = 2 // CommonResponse
+	commonBody    protowire.Number = 3
 	commonClear   protowire.Number = 5
 
 	mutationSet    protowire.Number = 1 // HeaderMutation
 	mutationRemove protowire.Number = 2
+	replaceBytes   protowire.Number = 1 // BodyMutation
+	replaceClear   protowire.Number = 2
 	optionHeader   protowire.Number = 1 // HeaderValueOption
 	optionAction   protowire.Number = 3
 
@@ -78,11 +88,11 @@ func (r *Response) Append(dst []byte) []byte {
 	switch {
 	case r.Immediate != nil:
 		dst = nested(dst, responseImmediate, r.Immediate.append)
-	case r.Mutation == nil:
+	case r.Mutation == nil && r.Body == nil:
 		dst = protowire.AppendTag(dst, answers[r.Answer], protowire.BytesType)
 		dst = append(dst, 0)
 	default:
-		dst = nested(dst, answers[r.Answer], func(dst []byte) []byte { return nested(dst, answerCommon, r.Mutation.append) })
+		dst = nested(dst, answers[r.Answer], func(dst []byte) []byte { return nested(dst, answerCommon, r.common) })
 	}
 	if len(r.Metadata) > 0 {
 		dst = nested(dst, responseMetadata, r.metadata)
@@ -100,6 +110,12 @@ func (r *Response) Append(dst []byte) []byte {
 			return number(dst, modeResponseTrailers, modeSkip) // the bodies' modes are 0, NONE
 		})
 	}
+	if r.Unshown {
+		dst = nested(dst, responseMode, func(dst []byte) []byte {
+			dst = number(dst, modeResponseHeaders, modeSend)
+			return number(dst, modeResponseTrailers, modeSend) // the body's mode is 0, NONE
+		})
+	}
 	if r.HalfWatched {
 		dst = nested(dst, responseMode, func(dst []byte) []byte {
 			dst = number(dst, modeResponseHeaders, modeSend)
@@ -111,12 +127,32 @@ func (r *Response) Append(dst []byte) []byte {
 	return dst
 }
 
+func (r *Response) common(dst []byte) []byte {
+	if r.Mutation != nil {
+		dst = r.Mutation.append(dst)
+	}
+	if r.Body != nil {
+		dst = r.Body.append(dst)
+	}
+	return dst
+}
+
 func (m *Mutation) append(dst []byte) []byte {
 	dst = nested(dst, commonHeaders, func(dst []byte) []byte { return headerMutation(dst, m.Set, m.Remove) })
 	if m.ClearRoute {
 		dst = number(dst, commonClear, 1)
 	}
 	return dst
+}
+
+func (b *Body) append(dst []byte) []byte {
+	if len(b.Bytes) == 0 {
+		return nested(dst, commonBody, func(dst []byte) []byte { return number(dst, replaceClear, 1) })
+	}
+	// By hand: nested would move the whole body once more.
+	inner := protowire.SizeTag(replaceBytes) + protowire.SizeBytes(len(b.Bytes))
+	dst = protowire.AppendVarint(protowire.AppendTag(dst, commonBody, protowire.BytesType), uint64(inner)) //nolint:gosec // a length
+	return protowire.AppendBytes(protowire.AppendTag(dst, replaceBytes, protowire.BytesType), b.Bytes)
 }
 
 func headerMutation(dst []byte, set []Header, remove []string) []byte {

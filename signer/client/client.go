@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sallyport/signer/internal/wire"
+	"sallyport/signer/receipt"
 	"sallyport/signer/record"
 	"sallyport/signer/trust"
 )
@@ -186,6 +187,8 @@ func (c *Client) take(l *link, f wire.Frame) error {
 		l.answer(f.N, err)
 	case wire.Unknown:
 		l.answer(f.N, errUnknown)
+	case wire.Receipt:
+		l.deliver(f.N, f.Payload)
 	case wire.Trust:
 		var s trust.State
 		if err := json.Unmarshal(f.Payload, &s); err != nil {
@@ -195,7 +198,7 @@ func (c *Client) take(l *link, f wire.Frame) error {
 		c.cfg.Log.Info("trust state", "version", s.Version, "keys", len(s.Keys), "revoked_tokens", len(s.RevokedTokens), "revoked_jobs", len(s.RevokedMissions), "revoked_contracts", len(s.RevokedPolicies))
 		c.raise(l)
 	case wire.Heartbeat:
-	case wire.Hello, wire.Intent, wire.Completion, wire.Settlement, wire.Refusal:
+	case wire.Hello, wire.Intent, wire.Completion, wire.Settlement, wire.Refusal, wire.Delivery, wire.Lookup, wire.Sealed:
 		return fmt.Errorf("%w: type %d from the signer", wire.ErrFrame, f.Type)
 	}
 	return nil
@@ -267,7 +270,7 @@ func (c *Client) Begin(ctx context.Context, i *record.Intent) (wait func(context
 	// Claimed from the start: a connection lost between the record and its acknowledgement must not cut a call that goes on.
 	c.mark(i.ID, true)
 	p.n = c.next.Add(1)
-	p.waiter, p.err = p.link.send(p.n, wire.Intent, i)
+	p.waiter, p.err = p.link.send(p.n, wire.Intent, i, nil)
 	return p.wait
 }
 
@@ -312,16 +315,30 @@ func (c *Client) disown(i *record.Intent) {
 // Complete settles a call, waiting over a loss of the signer as long as ctx allows. nil means that the signed receipt is
 // as durable as the evidence mode promises.
 func (c *Client) Complete(ctx context.Context, i *record.Intent, done *record.Completion) error {
+	return c.settle(ctx, i, done, wire.Completion, nil)
+}
+
+// Deliver is Complete for a call whose client gets its receipt with the answer. The receipt is nil where the call is recorded
+// and its receipt is not at hand, as after a lost acknowledgement.
+func (c *Client) Deliver(ctx context.Context, i *record.Intent, done *record.Completion) (*receipt.Delivery, error) {
+	var d wire.Delivered
+	if err := c.settle(ctx, i, done, wire.Delivery, &d); err != nil || d.Envelope == nil {
+		return nil, err
+	}
+	return &receipt.Delivery{Legacy: d.Legacy, Envelope: d.Envelope}, nil
+}
+
+func (c *Client) settle(ctx context.Context, i *record.Intent, done *record.Completion, t wire.Type, d *wire.Delivered) error {
 	if done.ID != i.ID {
 		return fmt.Errorf("%w: the completion of %q is not of the intent %q", ErrNotRecorded, done.ID, i.ID)
 	}
 	for {
 		l, err := c.current(ctx, time.Hour)
 		if err == nil {
-			err = l.call(ctx, c.next.Add(1), wire.Completion, done)
+			err = l.call(ctx, c.next.Add(1), t, done, d)
 		}
 		if errors.Is(err, errUnknown) {
-			err = l.call(ctx, c.next.Add(1), wire.Settlement, &record.Settlement{Intent: i, Completion: done})
+			err = l.call(ctx, c.next.Add(1), wire.Settlement, &record.Settlement{Intent: i, Completion: done}, nil)
 		}
 		switch {
 		case err == nil:
@@ -337,8 +354,9 @@ func (c *Client) Complete(ctx context.Context, i *record.Intent, done *record.Co
 
 // waiter is a call that waits for its answer. It is used again by a later call, once nothing can answer it any more.
 type waiter struct {
-	answer  chan error // holds one
-	payload []byte
+	answer   chan error // holds one
+	payload  []byte
+	delivery *wire.Delivered // filled by the answer, if it is a receipt; nil where none is wanted
 }
 
 var waiters = sync.Pool{New: func() any { return &waiter{answer: make(chan error, 1)} }}
@@ -346,18 +364,18 @@ var waiters = sync.Pool{New: func() any { return &waiter{answer: make(chan error
 // message is a record that can travel.
 type message interface{ AppendBinary(dst []byte) []byte }
 
-// call sends a record and waits for its acknowledgement.
-func (l *link) call(ctx context.Context, n uint64, t wire.Type, m message) error {
-	w, err := l.send(n, t, m)
+// call sends a record and waits for its acknowledgement, or for a receipt.
+func (l *link) call(ctx context.Context, n uint64, t wire.Type, m message, d *wire.Delivered) error {
+	w, err := l.send(n, t, m, d)
 	if err != nil {
 		return err
 	}
 	return l.await(ctx, n, w)
 }
 
-func (l *link) send(n uint64, t wire.Type, m message) (*waiter, error) {
+func (l *link) send(n uint64, t wire.Type, m message, d *wire.Delivered) (*waiter, error) {
 	w := waiters.Get().(*waiter)
-	w.payload = m.AppendBinary(w.payload[:0])
+	w.payload, w.delivery = m.AppendBinary(w.payload[:0]), d
 	l.mu.Lock()
 	l.wait[n] = w
 	l.mu.Unlock()
@@ -402,6 +420,56 @@ func (l *link) answer(n uint64, err error) {
 	if w != nil {
 		w.answer <- err
 	}
+}
+
+// deliver answers the call with this number by a receipt.
+func (l *link) deliver(n uint64, payload []byte) {
+	l.mu.Lock()
+	w := l.wait[n]
+	delete(l.wait, n)
+	l.mu.Unlock()
+	if w == nil {
+		return
+	}
+	var err error
+	if w.delivery != nil {
+		if err = json.Unmarshal(payload, w.delivery); err != nil {
+			err = fmt.Errorf("receipt: %w", err)
+		}
+	}
+	w.answer <- err
+}
+
+// ErrNoReceipt means that no call of the job has that nonce.
+var ErrNoReceipt = errors.New("no receipt")
+
+// ErrInFlight means that the call is not settled yet.
+var ErrInFlight = errors.New("the call is in flight")
+
+// Lookup finds the receipt of a job's call by its nonce. The error wraps ErrNoReceipt or ErrInFlight where it is one of these.
+func (c *Client) Lookup(ctx context.Context, job, nonce string) (*receipt.Delivery, error) {
+	l, err := c.current(ctx, patience)
+	if err != nil {
+		return nil, err
+	}
+	var d wire.Delivered
+	switch err := l.call(ctx, c.next.Add(1), wire.Lookup, wanted{job, nonce}, &d); {
+	case err != nil:
+		return nil, fmt.Errorf("receipt: %w", err)
+	case d.InFlight:
+		return nil, fmt.Errorf("receipt of nonce %q: %w", nonce, ErrInFlight)
+	case d.Envelope == nil:
+		return nil, fmt.Errorf("receipt of nonce %q: %w", nonce, ErrNoReceipt)
+	}
+	return &receipt.Delivery{Legacy: d.Legacy, Envelope: d.Envelope}, nil
+}
+
+// wanted is wire.Wanted as it travels.
+type wanted wire.Wanted
+
+func (w wanted) AppendBinary(dst []byte) []byte {
+	b, _ := json.Marshal(wire.Wanted(w)) // strings only
+	return append(dst, b...)
 }
 
 // Refuse hands a refusal over without waiting for the log. A refusal that cannot be handed over is in the process's own

@@ -86,6 +86,7 @@ const (
 	SecretClassHostNotAllowed Code = "SECRET_CLASS_HOST_NOT_ALLOWED"
 	AuthorityMismatch         Code = "AUTHORITY_MISMATCH"
 	AddressNotAllowed         Code = "ADDRESS_NOT_ALLOWED"
+	RedactionImpossible       Code = "REDACTION_NOT_POSSIBLE"
 
 	// Request.
 	InvalidRequest      Code = "INVALID_REQUEST"
@@ -97,9 +98,14 @@ const (
 	PayloadEncoded      Code = "PAYLOAD_ENCODED"
 	PayloadEmpty        Code = "PAYLOAD_EMPTY"
 	UpgradeNotSupported Code = "UPGRADE_NOT_SUPPORTED"
+	MCPNoSession        Code = "MCP_NO_SESSION"
 	IdempotencyInUse    Code = "IDEMPOTENCY_KEY_IN_USE"
 	IdempotencyMismatch Code = "IDEMPOTENCY_FINGERPRINT_MISMATCH"
 	IdempotencyNoReplay Code = "IDEMPOTENCY_REPLAY_UNAVAILABLE"
+	InvalidNonce        Code = "INVALID_NONCE"
+	ReceiptNotFound     Code = "RECEIPT_NOT_FOUND"
+	ReceiptInFlight     Code = "RECEIPT_INFLIGHT"
+	ReceiptMismatch     Code = "RECEIPT_BINDING_MISMATCH"
 
 	// Limits, the gate itself, the upstream.
 	LimitReached        Code = "LIMIT_REACHED"
@@ -108,6 +114,8 @@ const (
 	TrustStateStale     Code = "TRUST_STATE_STALE"
 	RegistryDown        Code = "WPC_REGISTRY_FETCH_FAILED"
 	SecretUnavailable   Code = "SECRET_UNAVAILABLE"
+	RedactionKeyMissing Code = "REDACTION_KEY_MISSING"
+	AuditorKeyMissing   Code = "AUDITOR_KEY_MISSING"
 	GateUnavailable     Code = "GATE_UNAVAILABLE"
 	GateInternal        Code = "GATE_INTERNAL_ERROR"
 	UpstreamUnreachable Code = "UPSTREAM_UNREACHABLE"
@@ -161,6 +169,7 @@ var table = []Info{
 	{SecretClassHostNotAllowed, ClassPolicy, 451, "The secret class may not be sent to this host, method or path."},
 	{AuthorityMismatch, ClassPolicy, 451, "The request names another host than the tunnel it came through, or than its TLS server name."},
 	{AddressNotAllowed, ClassPolicy, 451, "The target is an address, or a name of this machine, that no cidrs of the contract name."},
+	{RedactionImpossible, ClassPolicy, 451, "The contract redacts requests, and this body is not a JSON object that its rules can be carried out on."},
 
 	{InvalidRequest, ClassRequest, 400, "The request cannot be read."},
 	{UnknownProvider, ClassRequest, 404, "No upstream of that name is configured at this gateway."},
@@ -170,10 +179,15 @@ var table = []Info{
 	{PayloadTooLarge, ClassRequest, 413, "The request body is larger than this gateway's limit."},
 	{PayloadEncoded, ClassRequest, 415, "The request body is compressed; send it without Content-Encoding."},
 	{PayloadEmpty, ClassRequest, 400, "The request body is empty."},
+	{MCPNoSession, ClassRequest, 405, "This GET belongs to no session, and the older transport with one stream for all answers is not carried; configure the client for streamable HTTP."},
 	{UpgradeNotSupported, ClassRequest, 426, "WebSocket is not carried on this route; use an ordinary POST."},
 	{IdempotencyInUse, ClassConflict, 409, "A call with this X-Idempotency-Key is still in flight."},
 	{IdempotencyMismatch, ClassConflict, 409, "This X-Idempotency-Key was used for a different call."},
 	{IdempotencyNoReplay, ClassConflict, 409, "The call with this X-Idempotency-Key is complete, and its answer is not kept."},
+	{InvalidNonce, ClassRequest, 400, "The nonce in /v1/receipt/NONCE must be 1 to 128 of A-Z a-z 0-9 . _ : -"},
+	{ReceiptNotFound, ClassRequest, 404, "No call of this job has that nonce."},
+	{ReceiptInFlight, ClassConflict, 409, "The call with that nonce is still in flight; ask again when it is over."},
+	{ReceiptMismatch, ClassConflict, 409, "The receipt of that nonce is bound to another run or event than the one asked for."},
 
 	{LimitReached, ClassLimit, 429, "A limit of the contract is reached."},
 	{ReplayStoreDown, ClassGate, 503, "The store of used tokens cannot be reached, so nothing passes."},
@@ -181,6 +195,8 @@ var table = []Info{
 	{TrustStateStale, ClassGate, 503, "This gateway has not heard of keys and withdrawals for too long, so nothing passes."},
 	{RegistryDown, ClassGate, 503, "The contract registry cannot be reached and the contract is not at hand."},
 	{SecretUnavailable, ClassGate, 503, "The credential for this upstream cannot be obtained."},
+	{RedactionKeyMissing, ClassGate, 503, "The contract hashes parts of requests, and this gateway has no redaction secret to do it with."},
+	{AuditorKeyMissing, ClassGate, 503, "The call's bodies are to be kept sealed for the auditor, and this gateway has no auditor's key."},
 	{GateUnavailable, ClassGate, 503, "The gate does not answer, so nothing passes."},
 	{GateInternal, ClassGate, 503, "The gate met an internal fault, so the call does not pass."},
 	{UpstreamUnreachable, ClassUpstream, 502, "The call was allowed, but the upstream cannot be reached."},

@@ -8,18 +8,19 @@ import (
 	"strings"
 
 	"sallyport/signer/code"
+	"sallyport/signer/privacy"
 )
 
 // v1 is the Claw ecosystem's first version, as far as it is evaluated.
 type v1 struct {
-	PolicyID    string            `json:"policy_id"`
-	Providers   []string          `json:"allowed_providers"`
-	Models      []string          `json:"allowed_models"`
-	MinimumTier string            `json:"minimum_model_identity_tier"`
-	AuditPacks  []string          `json:"required_audit_packs"`
-	Redaction   []json.RawMessage `json:"redaction_rules"`
-	Privacy     string            `json:"receipt_privacy_mode"`
-	Egress      []string          `json:"egress_allowlist"`
+	PolicyID    string         `json:"policy_id"`
+	Providers   []string       `json:"allowed_providers"`
+	Models      []string       `json:"allowed_models"`
+	MinimumTier string         `json:"minimum_model_identity_tier"`
+	AuditPacks  []string       `json:"required_audit_packs"`
+	Redaction   []privacy.Rule `json:"redaction_rules"`
+	Privacy     string         `json:"receipt_privacy_mode"`
+	Egress      []string       `json:"egress_allowlist"`
 }
 
 // compileV1 takes the strict reading: provider and model, both. What cannot be carried out here denies.
@@ -41,12 +42,9 @@ func (c *Contract) compileV1() error {
 	if p.MinimumTier != "" && p.MinimumTier != "closed_opaque" {
 		c.denyModels("minimum_model_identity_tier", code.PolicyModelTierTooLow, "every model call here is closed_opaque; the contract asks for "+p.MinimumTier)
 	}
-	if len(p.Redaction) > 0 {
-		c.denyModels("redaction_rules", code.PolicyConditionUnknown, "redaction_rules are not carried out by this gateway")
-	}
-	if p.Privacy == "encrypted" {
-		c.denyModels("receipt_privacy_mode", code.PolicyConditionUnknown, "encrypted receipts are not made by this gateway")
-	}
+	var wrong problems
+	c.compileRedaction(p.Redaction, "$.redaction_rules", &wrong)
+	c.privacy = p.Privacy
 	if len(p.AuditPacks) > 0 {
 		c.notEnforced("$.required_audit_packs", "check audit packs where the evidence is verified")
 	}
@@ -54,7 +52,7 @@ func (c *Contract) compileV1() error {
 		name, below := strings.CutPrefix(host, "*.")
 		c.addEgress(EgressRule{Host: name, OnlySubdomains: below}, fmt.Sprintf("$.egress_allowlist[%d]", i))
 	}
-	return nil
+	return wrong.err()
 }
 
 // addModels allows a provider's models; without patterns any model, and calls that name none.
@@ -146,6 +144,7 @@ func (c *Contract) addStatement(s statement, at string, wrong *problems) {
 		}
 	}
 	c.addRule(r)
+	c.warnOfRoutes(&r, at)
 }
 
 // providersOfStatements is what the routes must be open for: the literal provider in front of a resource, or any.

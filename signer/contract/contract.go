@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sallyport/signer/jcs"
+	"sallyport/signer/privacy"
 )
 
 // Kind is the dialect that a contract is written in.
@@ -45,9 +46,13 @@ type Contract struct {
 	auth      auth
 	egress    []EgressRule
 	limits    Limits
+	sockets   []endpoint // where a WebSocket may be opened, if the GET is allowed
 	bindings  map[string]Binding
-	tools     []string  // tool: names that are allowed
-	notes     []Finding // of the compilation, for Lint
+	tools     []string // tool: names that are allowed
+	privacy   string   // hash_only, encrypted, or "" where the dialect says nothing
+	redaction *privacy.Rules
+	redacted  []privacy.Rule // as they are written
+	notes     []Finding      // of the compilation, for Lint
 }
 
 // EgressRule is one way out beside the model providers.
@@ -60,6 +65,8 @@ type EgressRule struct {
 	PathPrefixes   []string `json:"path_prefixes,omitempty"`
 	CIDRs          []string `json:"cidrs,omitempty"`   // private addresses that Host may resolve to
 	Inspect        string   `json:"inspect,omitempty"` // full (also where empty), sni, none
+	// WebSocket: a GET that the rule allows may ask for one (RFC 6455), whose frames then pass unread.
+	WebSocket bool `json:"websocket,omitempty"`
 }
 
 // Binding ties a tool's name to what it is on the network: an endpoint, or one tool of an MCP server.
@@ -76,6 +83,12 @@ type Binding struct {
 type Limits struct {
 	MaxRequestBytes int64 `json:"max_request_bytes,omitempty"` // of one request's body
 }
+
+// What is kept of bodies.
+const (
+	PrivacyHashOnly  = "hash_only" // their hashes
+	PrivacyEncrypted = "encrypted" // themselves too, sealed to the auditors' keys
+)
 
 type secrets struct {
 	Minting        string   `json:"minting"`
@@ -188,11 +201,51 @@ func (c *Contract) CSTScopeHash() string { return strings.TrimPrefix(c.auth.CSTS
 // Providers are the model providers that some statement could allow, sorted; "*" stands for any.
 func (c *Contract) Providers() []string { return slices.Clone(c.providers) }
 
+// MCPServers are the MCP servers of which some rule could allow a tool; "*" where a rule names none.
+func (c *Contract) MCPServers() []string {
+	var out []string
+	for i := range c.rules {
+		r := &c.rules[i]
+		if r.deny || !anyMatch(r.actions, ToolExecute) {
+			continue
+		}
+		for _, g := range r.resources {
+			server, _, named := strings.Cut(strings.TrimPrefix(g.source, MCPPrefix), "/")
+			switch {
+			case !strings.HasPrefix(g.source, MCPPrefix):
+				if couldBegin(&g, MCPPrefix) {
+					return []string{"*"}
+				}
+			case !named || strings.ContainsAny(server, "*?"):
+				return []string{"*"}
+			default:
+				out = append(out, server)
+			}
+		}
+	}
+	return sorted(out)
+}
+
+// MCPPrefix begins the resource of a tool of an MCP server: mcp:SERVER/TOOL.
+const MCPPrefix = "mcp:"
+
+// couldBegin says whether a pattern could match a text that begins with prefix.
+func couldBegin(g *glob, prefix string) bool {
+	return strings.HasPrefix(g.head, prefix) || len(g.tail) > 0 && strings.HasPrefix(prefix, g.head)
+}
+
 // Egress are the ways out beside the model providers and the bound tools.
 func (c *Contract) Egress() []EgressRule { return slices.Clone(c.egress) }
 
 // Bindings are the tools that are bound to an endpoint, by tools.allow name.
 func (c *Contract) Bindings() map[string]Binding { return maps.Clone(c.bindings) }
+
+// Redaction is what must be kept out of the bodies of requests; nil: nothing. Where it is not nil, a body that the rules
+// cannot be carried out on must not pass.
+func (c *Contract) Redaction() *privacy.Rules { return c.redaction }
+
+// PrivacyMode is what is kept of bodies: PrivacyHashOnly, PrivacyEncrypted, or "" where the contract does not say.
+func (c *Contract) PrivacyMode() string { return c.privacy }
 
 // Limits are the contract's limits on one call. Decide does not see a call's size; who does holds them.
 func (c *Contract) Limits() Limits { return c.limits }

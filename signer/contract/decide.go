@@ -48,6 +48,16 @@ func (c *Contract) Decide(a Ask, _ time.Time) Verdict {
 	return c.evaluate(&a, &t)
 }
 
+// WebSocket says whether an allowed ask of NetworkEgress may open a WebSocket: whether a rule of egress with websocket speaks
+// of it. That it is allowed at all is Decide's to say, so that every Deny of the GET is one of the WebSocket.
+func (c *Contract) WebSocket(resource string) bool {
+	if len(c.sockets) == 0 || len(resource) > maxResource || !readable(resource) {
+		return false
+	}
+	t := parseTarget(resource)
+	return t.plain && anyReaches(c.sockets, &t)
+}
+
 // evaluate applies the rule set: a Deny that applies, or may apply, denies; else an Allow that surely applies allows;
 // else the default denies.
 func (c *Contract) evaluate(a *Ask, t *target) Verdict {

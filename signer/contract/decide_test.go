@@ -271,8 +271,8 @@ func TestSIDs(t *testing.T) {
 func TestWhatIsNotCarriedOutDenies(t *testing.T) {
 	for member, want := range map[string]code.Code{
 		`"minimum_model_identity_tier":"tee_measured"`:         code.PolicyModelTierTooLow,
-		`"redaction_rules":[{"path":"$.x","action":"remove"}]`: code.PolicyConditionUnknown,
-		`"receipt_privacy_mode":"encrypted"`:                   code.PolicyConditionUnknown,
+		`"redaction_rules":[{"path":"$.x","action":"remove"}]`: allowed,
+		`"receipt_privacy_mode":"encrypted"`:                   allowed,
 		`"minimum_model_identity_tier":"closed_opaque"`:        allowed,
 		`"allowed_models":[]`:                                  allowed,
 	} {

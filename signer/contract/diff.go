@@ -28,6 +28,7 @@ func Diff(old, new *Contract) []Change {
 	out = append(out, diffAtoms(newDeny, oldDeny, "adds: ", false)...)
 	out = append(out, diffSecrets(old, new)...)
 	out = append(out, diffTerms(old, new)...)
+	out = append(out, diffRedaction(old, new)...)
 	out = append(out, diffMembers(old, new)...)
 	if len(out) == 0 && old.Hash != new.Hash {
 		out = append(out, Change{false, "$", "only names or order are different"})
@@ -125,8 +126,22 @@ func (c *Contract) network() []string {
 	return out
 }
 
+// diffSockets lists where WebSockets may be opened in one contract and not in the other.
+func diffSockets(verb string, mayWiden bool, mine, others []endpoint) []Change {
+	var out []Change
+	for i := range mine {
+		e := &mine[i]
+		if !slices.ContainsFunc(others, func(o endpoint) bool { return o.covers(e) }) {
+			out = append(out, Change{mayWiden, "$.egress.rules", verb + "WebSockets, whose frames nobody reads, on " + e.String()})
+		}
+	}
+	return out
+}
+
 func diffTerms(old, new *Contract) []Change {
 	out := diffSet("$.egress.rules", old.network(), new.network())
+	out = append(out, diffSockets("adds: ", true, new.sockets, old.sockets)...)
+	out = append(out, diffSockets("removes: ", false, old.sockets, new.sockets)...)
 	number := func(path string, a, b int64) {
 		if a != b { // 0 means no bound, so it is the widest
 			out = append(out, Change{b == 0 || (a != 0 && b > a), path, fmt.Sprintf("%d becomes %d (0 is no bound)", a, b)})
@@ -145,7 +160,7 @@ func diffTerms(old, new *Contract) []Change {
 }
 
 // decided are the members whose differences are told by what they decide.
-var decided = []string{"allowed_models", "allowed_providers", "auth", "egress", "egress_allowlist", "limits", "models", "secrets", "statements", "tools"}
+var decided = []string{"allowed_models", "allowed_providers", "auth", "egress", "egress_allowlist", "limits", "models", "redaction", "redaction_rules", "secrets", "statements", "tools"}
 
 // diffMembers lists the members that say something without deciding anything, so that no difference goes unseen.
 func diffMembers(old, new *Contract) []Change {

@@ -48,3 +48,34 @@ func TestStatementsOnTheNetwork(t *testing.T) {
 		})
 	}
 }
+
+// A WebSocket needs a rule that says so for the very place; that its GET is allowed is another question.
+func TestWebSocket(t *testing.T) {
+	c := enterprise(t, `{"tools":{"allow":["tool:x"],"deny":[],"bindings":{"tool:x":{"host":"tool.example.com"}}},"egress":{"default":"deny","rules":[
+		{"host":"live.example.com","path_prefixes":["/feed"],"methods":["GET","POST"],"websocket":true},
+		{"host":"live.example.com"},{"host":"below.example.com","subdomains":true,"ports":[8443],"websocket":true},{"host":"said.example.com","websocket":false}]}}`)
+	for resource, want := range map[string]bool{
+		"GET live.example.com/feed":              true,
+		"GET live.example.com:443/feed/a":        true,
+		"GET LIVE.example.com./feed":             true,
+		"GET a.below.example.com:8443/any":       true,
+		"POST live.example.com/feed":             false,
+		"GET live.example.com/feeds":             false,
+		"GET live.example.com/":                  false,
+		"GET live.example.com/other":             false,
+		"GET live.example.com/feed/../other":     false,
+		"GET live.example.com/feed/%2e%2e/x":     false,
+		"GET live.example.com:8443/feed":         false,
+		"GET a.live.example.com/feed":            false,
+		"GET below.example.com/any":              false,
+		"GET said.example.com/":                  false,
+		"GET tool.example.com/":                  false,
+		"GET evil.example/live.example.com/feed": false,
+		"nonsense":                               false,
+		"GET live.example.com/feed\x00":          false,
+	} {
+		if got := c.WebSocket(resource); got != want {
+			t.Errorf("%q: %v", resource, got)
+		}
+	}
+}

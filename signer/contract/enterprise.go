@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
 	"sallyport/signer/jcs"
+	"sallyport/signer/privacy"
 )
 
 // enterprise is the secrets-boundary contract with this project's extensions: models, egress, tools.bindings, limits.
@@ -25,9 +27,13 @@ type enterprise struct {
 	Egress struct {
 		Rules []EgressRule `json:"rules"`
 	} `json:"egress"`
-	Secrets secrets `json:"secrets"`
-	Auth    auth    `json:"auth"`
-	Limits  Limits  `json:"limits"`
+	Secrets   secrets `json:"secrets"`
+	Privacy   string  `json:"receipt_privacy_mode"`
+	Redaction struct {
+		Rules []privacy.Rule `json:"rules"`
+	} `json:"redaction"`
+	Auth   auth   `json:"auth"`
+	Limits Limits `json:"limits"`
 }
 
 func (c *Contract) compileEnterprise() error {
@@ -36,6 +42,7 @@ func (c *Contract) compileEnterprise() error {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	c.PolicyID, c.secrets, c.auth, c.limits, c.bindings = p.PolicyID, &p.Secrets, p.Auth, p.Limits, p.Tools.Bindings
+	c.privacy = p.Privacy
 	if err := c.checkEnterprise(&p); err != nil {
 		return err
 	}
@@ -73,10 +80,32 @@ func (c *Contract) checkEnterprise(p *enterprise) error {
 				wrong.add(fmt.Sprintf("%s.path_prefixes[%d]", at, j), "%q is not in its plain form", prefix)
 			}
 		}
+		if r.WebSocket && r.Inspect != "" && r.Inspect != InspectFull {
+			wrong.add(at+".websocket", "inspect is %q, so that no request is seen that could ask for one; let it say full, or leave websocket out", r.Inspect)
+		}
+		if r.WebSocket && len(r.Methods) > 0 && !slices.Contains(r.Methods, http.MethodGet) {
+			wrong.add(at+".websocket", "it begins as a GET, which methods does not name; add GET, or leave websocket out")
+		}
 		for j, cidr := range r.CIDRs {
 			if _, err := parsePrefix(cidr); err != nil {
 				wrong.add(fmt.Sprintf("%s.cidrs[%d]", at, j), "%v", err)
 			}
+		}
+	}
+	c.compileRedaction(p.Redaction.Rules, "$.redaction.rules", &wrong)
+	for i, r := range p.Egress.Rules {
+		unread, instead := ".inspect", `use "full"`
+		switch {
+		case r.WebSocket:
+			unread, instead = ".websocket", "leave it out"
+		case r.Inspect == "" || r.Inspect == InspectFull:
+			continue
+		}
+		if c.privacy == PrivacyEncrypted {
+			wrong.add(fmt.Sprintf("$.egress.rules[%d]%s", i, unread), "what passes unread cannot be sealed for the auditor; %s, or another receipt_privacy_mode", instead)
+		}
+		if c.redaction != nil {
+			wrong.add(fmt.Sprintf("$.egress.rules[%d]%s", i, unread), "what passes unread cannot be redacted; %s, or remove redaction", instead)
 		}
 	}
 	return wrong.err()
@@ -170,7 +199,12 @@ func (c *Contract) addTool(name string, deny bool, sid, path string) {
 	byName.actions = []glob{literalGlob(ToolExecute)}
 	byName.resources = []glob{literalGlob(strings.TrimPrefix(name, "tool:")), literalGlob(name)}
 	if b.MCPServer != "" {
-		byName.resources = append(byName.resources, literalGlob("mcp:"+b.MCPServer+"/"+b.Tool))
+		at := MCPPrefix + b.MCPServer + "/"
+		if b.Tool == "*" {
+			byName.resources = append(byName.resources, v2Glob(at+"**"))
+		} else {
+			byName.resources = append(byName.resources, literalGlob(at+b.Tool))
+		}
 	}
 	c.addRule(byName)
 	if b.Host != "" {
@@ -182,6 +216,11 @@ func (c *Contract) addTool(name string, deny bool, sid, path string) {
 // addEgress keeps the rule for the routes and allows it. A way out that is no tool gets no credential.
 func (c *Contract) addEgress(e EgressRule, path string) {
 	c.egress = append(c.egress, e)
+	if e.WebSocket {
+		get := e
+		get.Methods = []string{http.MethodGet}
+		c.sockets = append(c.sockets, endpointsOf(get)...)
+	}
 	r := rule{sid: "egress:" + e.Host, path: path, actions: []glob{literalGlob(NetworkEgress)}, endpoints: endpointsOf(e), way: true}
 	if c.secrets != nil {
 		r.classes = []string{}

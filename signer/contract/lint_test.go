@@ -56,9 +56,9 @@ func TestLint(t *testing.T) {
 			[]string{"error unreachable $.egress.rules[0]"}},
 		{"egress under tool:http.request where a tool is bound", ent(`{"tools":{"allow":["provider:sallyport/openai","tool:x"],"deny":["tool:http.request"],"bindings":{"tool:x":{"host":"x.com","path":"/a"}}},"egress":{"default":"deny","rules":[{"host":"x.com"}]}}`), nil},
 		{"open beginning", ent(`{"models":[{"provider":"openai","models":["*mini","gpt-*","*"]}]}`), []string{"warning unanchored $.models[0]"}},
-		{"open beginning in v2", v2(`{"sid":"A","effect":"Allow","actions":["*"],"resources":["**/gpt-4","*"]}`), []string{"warning unanchored $.statements[0]"}},
+		{"open beginning in v2", v2(`{"sid":"A","effect":"Allow","actions":["*"],"resources":["**/gpt-4","*"]}`), []string{"warning no-route $.statements[0].resources[0]", "warning no-route $.statements[0].resources[1]", "warning unanchored $.statements[0]"}},
 		{"tool bound to nothing", ent(`{"tools":{"allow":["provider:sallyport/openai","tool:x"],"deny":[]}}`), []string{"warning unbound-tool $.tools.allow"}},
-		{"key that nobody knows", v2(`{"sid":"A","effect":"Allow","actions":["*"],"resources":["*"],"conditions":{"Bool":{"Request:HasHumanApproval":"true"}}}`), []string{"error unknown-key $.statements[0]"}},
+		{"key that nobody knows", v2(`{"sid":"A","effect":"Allow","actions":["*"],"resources":["*"],"conditions":{"Bool":{"Request:HasHumanApproval":"true"}}}`), []string{"warning no-route $.statements[0].resources[0]", "error unknown-key $.statements[0]"}},
 		{"tier", v1(`"minimum_model_identity_tier":"tee_measured"`), []string{"error cannot-pass $.minimum_model_identity_tier", "error unreachable $.allowed_models"}},
 		{"audit packs", v1(`"required_audit_packs":["p"]`), []string{"warning not-enforced $.required_audit_packs"}},
 		{"web witnesses", parse(t, `{"policy_version":"2","policy_id":"p","issuer_did":"did:web:x","coverage_enforcement":"warn","witnessed_web_policy":{},"statements":[`+allow+`]}`),
@@ -101,6 +101,8 @@ func TestDiff(t *testing.T) {
 		{"a method named", `"host":"y.com"`, `"host":"y.com","methods":["GET"]`, false, "GET y.com"},
 		{"private addresses more", `"10.0.0.0/8"`, `"10.0.0.0/8","192.168.0.0/16"`, true, "private addresses 192.168.0.0/16"},
 		{"unread", `"host":"y.com"`, `"host":"y.com","inspect":"none"`, true, "inspection none"},
+		{"WebSockets", `"host":"y.com"`, `"host":"y.com","websocket":true`, true, "adds: WebSockets, whose frames nobody reads, on GET y.com /v1…"},
+		{"WebSockets said not to be", `"host":"y.com"`, `"host":"y.com","websocket":false`, false, "only names or order"},
 		{"a tool's place", `"path":"/a"`, `"path":"/b"`, true, "x.com /b"},
 		{"a tool's credential", `"path":"/a"`, `"path":"/a","secret_class":"k"`, true, "tool:x uses the secret class k"},
 		{"a larger limit", `"max_request_bytes":10`, `"max_request_bytes":11`, true, "10 becomes 11"},
@@ -125,11 +127,15 @@ func TestDiffOfTerms(t *testing.T) {
 	hash := func(c string) string {
 		return `{"auth":{"pin_policy_hash":true,"cst_scope_hash":"sha256:` + strings.Repeat(c, 43) + `"}}`
 	}
+	socket := func(s string) string {
+		return `{"egress":{"default":"deny","rules":[{"host":"y.com","methods":["GET"]` + s + `}]}}`
+	}
 	secrets := func(s string) string { return `{"secrets":{"minting":"cst_required",` + s + `}}` }
 	for _, x := range []struct {
 		name, old, new string
 		widens         bool
 	}{
+		{"WebSockets dropped", socket(`,"websocket":true`), socket(``), false},
 		{"pin dropped", `{}`, `{"auth":{"pin_policy_hash":false}}`, true},
 		{"pin set", `{"auth":{"pin_policy_hash":false}}`, `{}`, false},
 		{"scope hash set", `{}`, hash("A"), false},

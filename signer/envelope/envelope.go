@@ -28,6 +28,9 @@ const (
 	TypeGatewayReceipt = "gateway_receipt"
 	TypeContract       = "work_policy_contract"
 	TypeProofBundle    = "proof_bundle"
+	TypeDecision       = "sallyport_decision"  // a refusal; ours, so that no verifier takes it for a receipt
+	TypeTombstone      = "sallyport_tombstone" // evidence that was removed; ours
+	TypeArchive        = "sallyport_archive"   // the manifest of an auditor's archive; ours
 )
 
 // Envelope is a payload with its hash and a signature over the 43 ASCII characters of that hash.

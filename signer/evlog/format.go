@@ -18,9 +18,16 @@ type Kind uint8
 const (
 	KindIntent  Kind = 1 // a record.Intent
 	KindReceipt Kind = 2 // a signed gateway receipt
-	KindRefusal Kind = 3 // a record.Refusal
+	KindRefusal Kind = 3 // a record.Refusal, or a signed decision (package decision) where the refused run is known
 	KindControl Kind = 4 // start, recovery and stop of the log's owner
+	// KindTombstone is a signed statement that records were removed.
+	KindTombstone Kind = 5
+	// KindSealed is a part of a body, encrypted to the auditor.
+	KindSealed Kind = 6
 )
+
+// lastKind is the highest kind.
+const lastKind = KindSealed
 
 func (k Kind) String() string {
 	switch k {
@@ -32,6 +39,10 @@ func (k Kind) String() string {
 		return "refusal"
 	case KindControl:
 		return "control"
+	case KindTombstone:
+		return "tombstone"
+	case KindSealed:
+		return "sealed"
 	}
 	return fmt.Sprintf("kind-%d", uint8(k))
 }
@@ -79,16 +90,29 @@ func appendRecord(dst []byte, k Kind, payload []byte, sum uint32) []byte {
 	return append(dst, payload...)
 }
 
+// appendFinished appends a record whose payload finish makes of another.
+func appendFinished(dst []byte, k Kind, payload []byte, finish func(dst, payload []byte) []byte) []byte {
+	head := len(dst)
+	dst = finish(appendRecord(dst, k, nil, 0), payload)
+	made := dst[head+recordHead:]
+	binary.BigEndian.PutUint32(dst[head:], uint32(len(made))) //nolint:gosec // bounded by MaxRecord
+	binary.BigEndian.PutUint32(dst[head+4:], checksum(k, made))
+	return dst
+}
+
 func checksum(k Kind, payload []byte) uint32 {
 	return crc32.Update(crc32.Update(0, castagnoli, []byte{byte(k)}), castagnoli, payload)
 }
+
+// lengthOf is the length of the payload that a record's head gives.
+func lengthOf(head []byte) int { return int(binary.BigEndian.Uint32(head)) }
 
 // parseRecord reads one record from the front of b. errTorn: b ends too early. ErrDamaged: the bytes are there and wrong.
 func parseRecord(b []byte) (k Kind, payload []byte, size int, err error) {
 	if len(b) < recordHead {
 		return 0, nil, 0, errTorn
 	}
-	n := int(binary.BigEndian.Uint32(b))
+	n := lengthOf(b)
 	if n > MaxRecord {
 		return 0, nil, 0, fmt.Errorf("%w: length %d", ErrDamaged, n)
 	}

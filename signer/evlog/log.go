@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -65,11 +66,14 @@ type Log struct {
 	pending batch // waiting to be written
 	closed  bool
 
+	tail atomic.Uint64 // next, for who follows the log
+
 	// The writer goroutine's own.
 	seg    file
 	size   int64
 	next   uint64 // sequence of the next record
 	synced []func(error)
+	out    []byte // records that were finished just before they are written
 
 	sync    syncer
 	writing sync.WaitGroup
@@ -83,9 +87,11 @@ type batch struct {
 
 // item is one append on its way.
 type item struct {
-	end   int // of its record in the batch's buffer, in bytes
-	level Durability
-	done  func(error)
+	end    int // of its record in the batch's buffer, in bytes
+	level  Durability
+	done   func(error)
+	kind   Kind
+	finish func(dst, payload []byte) []byte // nil: the record is whole. Else what stands in the buffer is the payload alone
 }
 
 // empty keeps what the batch has allocated for the next one, unless that is unusually much.
@@ -119,6 +125,7 @@ func Open(dir string, opt Options) (*Log, Recovered, error) {
 	}
 	l := &Log{dir: dir, opt: opt, lock: lock, next: rec.Next}
 	l.wake = sync.NewCond(&l.mu)
+	l.tail.Store(l.next)
 	if err := l.roll(); err != nil {
 		_ = lock.Close()
 		return nil, rec, err
@@ -171,7 +178,35 @@ func (l *Log) Append(k Kind, payload []byte, level Durability, done func(error))
 	}
 	p := &l.pending
 	p.buf = appendRecord(p.buf, k, payload, sum)
-	p.items = append(p.items, item{len(p.buf), level, done})
+	p.items = append(p.items, item{end: len(p.buf), level: level, done: done})
+	first := len(p.items) == 1
+	l.mu.Unlock()
+	if first {
+		l.wake.Signal()
+	}
+}
+
+// maxFinish bounds what AppendFinished may add to a payload, in bytes.
+const maxFinish = 8 << 10
+
+// AppendFinished is Append for a record of which a part depends on the records before it. finish appends the record to dst,
+// given the payload, and may make it up to 8 KiB longer. It is called by the one writer, in the order in which records stand
+// in the log, just before they are written; it must not block or keep its arguments. If the write then fails, done is told before
+// finish is called for any later record, so that what finish keeps can be taken back.
+func (l *Log) AppendFinished(k Kind, payload []byte, level Durability, finish func(dst, payload []byte) []byte, done func(error)) {
+	if len(payload) > MaxRecord-maxFinish {
+		done(fmt.Errorf("%w: %d bytes of %s", ErrTooLarge, len(payload), k))
+		return
+	}
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		done(ErrClosed)
+		return
+	}
+	p := &l.pending
+	p.buf = append(p.buf, payload...)
+	p.items = append(p.items, item{end: len(p.buf), level: level, done: done, kind: k, finish: finish})
 	first := len(p.items) == 1
 	l.mu.Unlock()
 	if first {
@@ -231,10 +266,35 @@ func (l *Log) writeBatch(b *batch) {
 			n++
 		}
 		end := items[n-1].end
-		err := l.writeOnce(b.buf[from:end], uint64(n)) //nolint:gosec // a count
+		err := l.writeOnce(l.finished(b.buf, from, items[:n]), uint64(n)) //nolint:gosec // a count
 		l.settle(items[:n], err)
 		items, from = items[n:], end
 	}
+}
+
+// finished is the records of some items as they are written; the first begins at from.
+func (l *Log) finished(buf []byte, from int, items []item) []byte {
+	whole := true
+	for i := range items {
+		whole = whole && items[i].finish == nil
+	}
+	if whole {
+		return buf[from:items[len(items)-1].end]
+	}
+	out := l.out[:0]
+	for i := range items {
+		it := &items[i]
+		if it.finish == nil {
+			out = append(out, buf[from:it.end]...)
+		} else {
+			out = appendFinished(out, it.kind, buf[from:it.end], it.finish)
+		}
+		from = it.end
+	}
+	if l.out = out; cap(out) > maxBatch {
+		l.out = nil
+	}
+	return out
 }
 
 // writeOnce writes whole records, all or nothing: what a failed write left is cut off again, so that the next attempt, when
@@ -252,6 +312,7 @@ func (l *Log) writeOnce(buf []byte, records uint64) error {
 	if err == nil {
 		l.size += int64(n)
 		l.next += records
+		l.tail.Store(l.next)
 		return nil
 	}
 	err = fmt.Errorf("evidence log: %w", err)

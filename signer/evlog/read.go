@@ -161,7 +161,7 @@ func errDamagedUnless(torn bool, err error) error {
 // never have arrived, which file systems show as zeros after a power cut; no payload ends in one.
 func tailIsTorn(rest []byte, err error) bool {
 	for i := 1; i+recordHead <= len(rest); i++ {
-		if k, payload, _, err := parseRecord(rest[i:]); err == nil && len(payload) > 0 && k >= KindIntent && k <= KindControl {
+		if k, payload, _, err := parseRecord(rest[i:]); err == nil && len(payload) > 0 && k >= KindIntent && k <= lastKind {
 			return false
 		}
 	}

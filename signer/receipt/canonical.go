@@ -25,8 +25,12 @@ func (p *Payload) canonical(dst []byte) ([]byte, error) {
 	w.raw(`{"binding":{`)
 	w.optional(`"event_hash_b64u":`, b.EventHash)
 	w.optional(`"nonce":`, b.Nonce)
+	w.optional(`"parent_span_id":`, b.ParentSpanID)
 	w.optional(`"policy_hash":`, b.PolicyHash)
 	w.text(`"run_id":`, b.RunID)
+	if b.SpanID != "" {
+		w.text(`,"span_id":`, b.SpanID)
+	}
 	if b.TokenScopeHash != "" {
 		w.text(`,"token_scope_hash_b64u":`, b.TokenScopeHash)
 	}
@@ -67,11 +71,13 @@ func (w *writer) detail(d *Detail) {
 	w.text(`"outcome":`, string(d.Outcome))
 	w.text(`,"path":`, d.Path)
 	w.raw(`,`)
+	w.optional(`"privacy_mode":`, d.PrivacyMode)
 	w.optional(`"reason":`, d.Reason)
 	w.integer(`"request_bytes":`, d.RequestBytes)
 	w.text(`,"resource":`, d.Resource)
 	w.integer(`,"response_bytes":`, d.ResponseBytes)
 	w.raw(`,`)
+	w.optional(`"sealed_to":`, d.SealedTo)
 	w.optional(`"secret_class":`, d.SecretClass)
 	w.integer(`"status":`, int64(d.Status))
 	w.truth(`,"stream":`, d.Stream)

@@ -12,6 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"sallyport/signer/chain"
 	"sallyport/signer/jcs"
 	"sallyport/signer/record"
 )
@@ -105,9 +106,12 @@ func jsonLen(t *testing.T, v any) int {
 func FuzzCanonical(f *testing.F) {
 	f.Add("rcpt_1", "a<b>&\u2028é😀", "\x00\xff\"\\", "", int64(1)<<53, uint64(math.MaxUint64), true)
 	f.Fuzz(func(t *testing.T, a, b, c, d string, n int64, u uint64, flag bool) {
-		i := &record.Intent{
+		i := &record.Logged{Intent: record.Intent{
 			ID: a, RunID: b, EventHash: c, Nonce: d, MissionID: b, Subject: c, TokenHash: d, TokenScopeHash: a, PolicyHash: c, Provider: d, Model: a,
 			Action: b, Resource: c, Method: d, Host: a, Path: b, SecretClass: c, RequestHash: d, RequestBytes: n, Stream: flag, TrustVersion: u,
+		}}
+		if flag {
+			i.Chain = &chain.Link{Span: a, Parent: b, Event: chain.Event{Hash: c, Timestamp: d}}
 		}
 		p, err := Build(i, &record.Completion{
 			ID: a, Outcome: record.Outcome(b), Reason: c, Status: int(n), ResponseHash: d, ResponseBytes: n, TokensInput: n, LatencyMS: n, UsageReported: flag,

@@ -40,8 +40,10 @@ type Payload struct {
 type Binding struct {
 	EventHash      string `json:"event_hash_b64u,omitempty"`
 	Nonce          string `json:"nonce,omitempty"`
+	ParentSpanID   string `json:"parent_span_id,omitempty"` // the span of the first call of the bundle that this one goes into
 	PolicyHash     string `json:"policy_hash,omitempty"`
 	RunID          string `json:"run_id"`
+	SpanID         string `json:"span_id,omitempty"` // so that side effects can be anchored to this call
 	TokenScopeHash string `json:"token_scope_hash_b64u,omitempty"`
 }
 
@@ -73,10 +75,12 @@ type Detail struct {
 	MissionID     string         `json:"mission_id,omitempty"`
 	Outcome       record.Outcome `json:"outcome"`
 	Path          string         `json:"path"`
+	PrivacyMode   string         `json:"privacy_mode,omitempty"` // "encrypted" where the bodies are in the log, sealed
 	Reason        string         `json:"reason,omitempty"`
 	RequestBytes  int64          `json:"request_bytes"`
 	Resource      string         `json:"resource"`
 	ResponseBytes int64          `json:"response_bytes"`
+	SealedTo      string         `json:"sealed_to,omitempty"` // names of the auditors' keys, with commas between
 	SecretClass   string         `json:"secret_class,omitempty"`
 	Status        int            `json:"status"` // of the upstream; 0 where none came
 	Stream        bool           `json:"stream"`
@@ -87,13 +91,13 @@ type Detail struct {
 }
 
 // Build makes the payload of a settled call.
-func Build(i *record.Intent, c *record.Completion, gatewayID string) (*Payload, error) {
+func Build(i *record.Logged, c *record.Completion, gatewayID string) (*Payload, error) {
 	p := new(Payload)
 	p.of(i, c, gatewayID)
 	return p, nil
 }
 
-func (p *Payload) of(i *record.Intent, c *record.Completion, gatewayID string) {
+func (p *Payload) of(i *record.Logged, c *record.Completion, gatewayID string) {
 	model := i.Model
 	if model == "" {
 		model = "unknown"
@@ -116,12 +120,16 @@ func (p *Payload) of(i *record.Intent, c *record.Completion, gatewayID string) {
 			Sallyport: Detail{
 				Action: i.Action, Host: i.Host, Method: i.Method, MissionID: i.MissionID, Outcome: c.Outcome, Path: i.Path,
 				Reason: clip(c.Reason), RequestBytes: i.RequestBytes, Resource: i.Resource, ResponseBytes: c.ResponseBytes,
-				SecretClass: i.SecretClass, Status: c.Status, Stream: i.Stream, Subject: i.Subject, TokenHash: i.TokenHash,
+				PrivacyMode: i.PrivacyMode, SealedTo: i.SealedTo, SecretClass: i.SecretClass, Status: c.Status, Stream: i.Stream, Subject: i.Subject, TokenHash: i.TokenHash,
 				TrustVersion: i.TrustVersion, UsageReported: c.UsageReported,
 			},
 		},
 	}
 	p.Metadata.ModelIdentityHash = p.Metadata.ModelIdentity.hash()
+	if l := i.Chain; l != nil {
+		p.Binding.EventHash, p.Binding.SpanID, p.Binding.ParentSpanID = l.Event.Hash, l.Span, l.Parent
+		p.Timestamp = l.Event.Timestamp
+	}
 }
 
 // clip bounds a reason, so that it cannot make a receipt too large.
@@ -139,7 +147,7 @@ func Sign(p *Payload, s envelope.Signer, at time.Time) (*envelope.Envelope, erro
 
 // Append appends the receipt of a settled call, signed: the JSON that Build, Sign and Encode give, for a fraction of the
 // work.
-func Append(dst []byte, i *record.Intent, c *record.Completion, gatewayID string, s envelope.Signer, at time.Time) ([]byte, error) {
+func Append(dst []byte, i *record.Logged, c *record.Completion, gatewayID string, s envelope.Signer, at time.Time) ([]byte, error) {
 	var p Payload
 	p.of(i, c, gatewayID)
 	if err := p.check(); err != nil {

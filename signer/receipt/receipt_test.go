@@ -24,14 +24,14 @@ func fixedKey(t testing.TB) *keyring.Key {
 	return k
 }
 
-func call() (*record.Intent, *record.Completion) {
+func call() (*record.Logged, *record.Completion) {
 	h := jcs.Hash([]byte("body"))
-	i := &record.Intent{
+	i := &record.Logged{Intent: record.Intent{
 		ID: "rcpt_1", TimeMS: 1_760_000_000_123, RunID: "run_1", EventHash: h, Nonce: "nonce_1", MissionID: "job", Subject: "did:key:zAgent",
 		TokenHash: strings.Repeat("ab", 32), TokenScopeHash: h, PolicyHash: h, Provider: "openai", Model: "a<b>&\u2028é😀",
 		Action: "model:invoke", Resource: "openai/x", Method: "POST", Host: "api.example", Path: "/v1/x", SecretClass: "k",
 		RequestHash: h, RequestBytes: 4, Stream: true, TrustVersion: 3,
-	}
+	}}
 	c := &record.Completion{ID: "rcpt_1", TimeMS: 1_760_000_000_456, Outcome: record.Completed, Status: 200, ResponseHash: h, ResponseBytes: 4, TokensInput: 7, TokensOutput: 3, UsageReported: true, LatencyMS: 333}
 	return i, c
 }

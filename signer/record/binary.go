@@ -18,6 +18,7 @@ func (i *Intent) AppendBinary(dst []byte) []byte {
 	for _, s := range [...]string{
 		i.RunID, i.EventHash, i.Nonce, i.MissionID, i.Subject, i.TokenHash, i.TokenScopeHash, i.PolicyHash, i.Provider, i.Model,
 		i.Action, i.Resource, i.Method, i.Host, i.Path, i.SecretClass, i.RequestHash, i.Peer,
+		i.PrivacyMode, i.SealedTo,
 	} {
 		dst = appendString(dst, s)
 	}
@@ -32,6 +33,7 @@ func (d *decoder) intent(i *Intent) {
 	for _, s := range [...]*string{
 		&i.RunID, &i.EventHash, &i.Nonce, &i.MissionID, &i.Subject, &i.TokenHash, &i.TokenScopeHash, &i.PolicyHash, &i.Provider, &i.Model,
 		&i.Action, &i.Resource, &i.Method, &i.Host, &i.Path, &i.SecretClass, &i.RequestHash, &i.Peer,
+		&i.PrivacyMode, &i.SealedTo,
 	} {
 		*s = d.string()
 	}

@@ -32,6 +32,8 @@ func (i *Intent) AppendJSON(dst []byte) []byte {
 	}
 	dst = strconv.AppendUint(append(dst, `,"trust_version":`...), i.TrustVersion, 10)
 	dst = appendOptional(dst, `,"peer":`, i.Peer)
+	dst = appendOptional(dst, `,"privacy_mode":`, i.PrivacyMode)
+	dst = appendOptional(dst, `,"sealed_to":`, i.SealedTo)
 	return append(dst, '}')
 }
 

@@ -34,7 +34,13 @@ type Intent struct {
 	Stream         bool   `json:"stream,omitempty"`
 	TrustVersion   uint64 `json:"trust_version"` // of the key and revocation snapshot the call was judged by
 	Peer           string `json:"peer,omitempty"`
+	// PrivacyMode is PrivacyEncrypted where the bodies are sealed, "" where only their hashes are kept.
+	PrivacyMode string `json:"privacy_mode,omitempty"`
+	SealedTo    string `json:"sealed_to,omitempty"` // names of the auditors' keys, with commas between
 }
+
+// PrivacyEncrypted says that the bodies are in the log, sealed to the auditors' keys.
+const PrivacyEncrypted = "encrypted"
 
 // Outcome says how a call that reached its intent ended.
 type Outcome string
@@ -75,6 +81,7 @@ type Refusal struct {
 	PolicyHash string `json:"policy_hash_b64u,omitempty"`
 	Provider   string `json:"provider,omitempty"`
 	Model      string `json:"model,omitempty"`
+	Resource   string `json:"resource,omitempty"` // what was asked, as contracts name it, where that much was understood
 	Method     string `json:"method,omitempty"`
 	Host       string `json:"host,omitempty"`
 	Path       string `json:"path,omitempty"`

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -8,28 +9,37 @@ import (
 	"fmt"
 	"time"
 
+	"sallyport/signer/chain"
+	"sallyport/signer/decision"
 	"sallyport/signer/evlog"
 	"sallyport/signer/receipt"
 	"sallyport/signer/record"
 )
 
-// call is one intent in the log that has no receipt yet.
+// call is one intent that has no receipt yet.
 type call struct {
-	intent   *record.Intent
+	intent   *record.Logged
+	writing  bool           // its intent is on its way to the log
+	logged   bool           // its intent stands in the log, and its link is known
+	happened bool           // its intent was acknowledged before, so the call must not be forgotten if it cannot be written now
+	held     *job           // a settlement that came before the intent was logged
 	owner    *conn          // nil: its process went away
 	orphaned time.Time      // since when
 	reason   string         // why it will be cut if nobody settles it; "" for reasonGone
 	settling record.Outcome // the outcome that is being recorded; "" if none
-	unlogged bool           // its intent is not in the log yet
 	waiting  []func(error)  // told when the settlement under way ends
 }
 
-// job is one settlement on its way to the log.
+// job is one thing to be signed on its way to the log: a settlement, or a refusal.
 type job struct {
-	intent     *record.Intent
+	intent     *record.Logged
 	completion *record.Completion
-	unlogged   bool // the intent goes into the log first
+	refusal    []byte // a record.Refusal as JSON
+	delivery   *delivery
 }
+
+// delivery is a receipt that its client gets: nil in a job whose client does not. It is filled when the receipt is signed.
+type delivery struct{ envelope []byte }
 
 // maxSettled is how many settled calls are remembered, so that a settlement that is sent again after a lost
 // acknowledgement is acknowledged and not written twice.
@@ -92,24 +102,84 @@ func (s *Service) begin(c *conn, i *record.Intent, done func(error)) {
 		done(errTwice)
 		return
 	}
-	s.open[i.ID] = &call{intent: i, owner: c}
+	o := &call{intent: &record.Logged{Intent: *i}, writing: true, owner: c}
+	s.open[i.ID] = o
 	s.mu.Unlock()
-	s.cfg.Log.Append(evlog.KindIntent, c.json, s.level(evlog.KindIntent), func(err error) {
-		if err != nil {
-			// Not in the log, so there is nothing to settle: the call will not leave.
-			s.mu.Lock()
-			delete(s.open, i.ID)
-			s.mu.Unlock()
-			s.metrics.failed.Inc()
-			s.cfg.Slog.Error("intent not recorded", "receipt", i.ID, "error", err)
-		}
+	s.write(o, c.json, s.level(evlog.KindIntent), done)
+}
+
+// write appends a call's intent, given as JSON, with its place in its run's chain, and then goes on with a settlement that
+// came meanwhile.
+func (s *Service) write(o *call, json []byte, level evlog.Durability, done func(error)) {
+	s.writes.Add(1)
+	written := func(err error) {
+		s.written(o, err)
 		done(err)
+	}
+	i := &o.intent.Intent
+	if recordsItself(i) {
+		s.cfg.Log.Append(evlog.KindIntent, json, level, written)
+		return
+	}
+	r, event := runOf(i.MissionID, i.TokenHash, i.RunID), eventOf(i, json)
+	if err := s.chains.expect(r); err != nil {
+		written(err)
+		return
+	}
+	var before chain.Head
+	finish := func(dst, json []byte) []byte {
+		o.intent.Chain, before = s.chains.link(r, event)
+		return o.intent.AppendJSON(dst, json)
+	}
+	s.cfg.Log.AppendFinished(evlog.KindIntent, json, level, finish, func(err error) {
+		if err != nil && o.intent.Chain != nil {
+			s.chains.takeBack(r, before)
+			o.intent.Chain = nil
+		}
+		s.chains.settled(r)
+		written(err)
 	})
 }
 
-// finish settles a call; without its intent, only one whose intent is known here, else done is told errUnknown. Settling it again is acknowledged; completing what is recorded as cut is an error, since the
-// answer may only be released if the log says so.
-func (s *Service) finish(i *record.Intent, completion *record.Completion, done func(error)) {
+// written notes that an intent is in the log, or that it is not.
+func (s *Service) written(o *call, err error) {
+	id := o.intent.ID
+	s.mu.Lock()
+	held := o.held
+	o.held, o.writing, o.logged = nil, false, err == nil
+	var dropped []func(error)
+	if err != nil && !o.happened {
+		delete(s.open, id) // there is nothing to settle: the call will not leave
+		dropped = o.waiting
+	}
+	s.mu.Unlock()
+	if err != nil {
+		s.metrics.failed.Inc()
+		s.cfg.Slog.Error("intent not recorded", "receipt", id, "error", err)
+	}
+	switch {
+	case held == nil:
+	case err == nil:
+		// The log's writer is not to wait for those who append to it.
+		go func() {
+			s.work <- *held
+			s.writes.Done()
+		}()
+		return
+	case o.happened:
+		s.settledWith(*held, err)
+	default:
+		for _, done := range dropped {
+			done(unless(held.completion.Outcome == record.Completed, errUnknown))
+		}
+	}
+	s.writes.Done()
+}
+
+// finish settles a call; without its intent, only one whose intent is known here, else done is told errUnknown. Settling
+// it again is acknowledged; completing what is recorded as cut is an error, since the answer may only be released if the log
+// says so.
+func (s *Service) finish(i *record.Intent, completion *record.Completion, d *delivery, done func(error)) {
 	id, outcome := completion.ID, completion.Outcome
 	s.mu.Lock()
 	if settled, cut := s.settled.has(id); settled {
@@ -130,7 +200,7 @@ func (s *Service) finish(i *record.Intent, completion *record.Completion, done f
 	}
 	if o == nil {
 		// Its intent was acknowledged and is gone from the log all the same: it is written again, so that none is missing.
-		o = &call{intent: i, unlogged: true}
+		o = &call{intent: &record.Logged{Intent: *i}, happened: true}
 		s.open[id] = o
 	}
 	if o.settling == record.Cut && outcome == record.Completed {
@@ -144,9 +214,18 @@ func (s *Service) finish(i *record.Intent, completion *record.Completion, done f
 		return
 	}
 	o.settling = outcome
-	j := job{o.intent, completion, o.unlogged}
+	j := job{intent: o.intent, completion: completion, delivery: d}
+	if o.logged {
+		s.mu.Unlock()
+		s.work <- j
+		return
+	}
+	again := !o.writing
+	o.held, o.writing = &j, true
 	s.mu.Unlock()
-	s.work <- j
+	if again {
+		s.write(o, o.intent.Intent.AppendJSON(nil), evlog.Written, func(error) {})
+	}
 }
 
 func unless(bad bool, err error) error {
@@ -158,13 +237,21 @@ func unless(bad bool, err error) error {
 
 // sign makes the receipt and appends it. It returns the buffer that it was made in, to be used again.
 func (s *Service) sign(j job, buf []byte) []byte {
-	raw, err := receipt.Append(buf[:0], j.intent, j.completion, s.cfg.GatewayID, s.cfg.Gateway, s.cfg.Now())
+	if j.refusal != nil {
+		s.refuse(j.refusal)
+		return buf
+	}
+	at := s.cfg.Now()
+	if l := j.intent.Chain; l != nil {
+		at = notBefore(at, l.Event.Timestamp)
+	}
+	raw, err := receipt.Append(buf[:0], j.intent, j.completion, s.cfg.GatewayID, s.cfg.Gateway, at)
 	if err != nil {
 		s.settledWith(j, err)
 		return buf
 	}
-	if j.unlogged {
-		s.cfg.Log.Append(evlog.KindIntent, j.intent.AppendJSON(nil), evlog.Written, func(error) {}) // if it fails, so does the receipt behind it
+	if j.delivery != nil {
+		j.delivery.envelope = bytes.Clone(raw)
 	}
 	s.cfg.Log.Append(evlog.KindReceipt, raw, s.level(evlog.KindReceipt), func(err error) { s.settledWith(j, err) })
 	return raw
@@ -230,6 +317,7 @@ func (s *Service) sweep(ctx context.Context) {
 			for _, a := range s.abandoned() {
 				s.cut(a)
 			}
+			s.chains.forget()
 		}
 	}
 }
@@ -251,7 +339,7 @@ func (s *Service) abandoned() []abandonment {
 			if reason == "" {
 				reason = reasonGone
 			}
-			out = append(out, abandonment{o.intent, reason})
+			out = append(out, abandonment{&o.intent.Intent, reason})
 		}
 	}
 	return out
@@ -265,7 +353,7 @@ func (s *Service) cut(a abandonment) {
 	s.finish(i, &record.Completion{
 		ID: i.ID, TimeMS: now.UnixMilli(), Outcome: record.Cut, Reason: a.reason, ResponseHash: record.EmptyHash,
 		LatencyMS: max(0, now.UnixMilli()-i.TimeMS),
-	}, func(error) {})
+	}, nil, func(error) {})
 }
 
 const (
@@ -273,28 +361,46 @@ const (
 	reasonFailed = "the receipt could not be recorded when the answer came, so the answer was withheld"
 )
 
-// Recover reads the log and takes up the calls that were left open: their processes may claim them within the grace,
-// then they are settled as cut. It returns how many there are.
+// Recover reads the log: it takes up the calls that were left open, whose processes may claim them within the grace before
+// they are settled as cut, and where each run's chain ends. It returns how many calls there are.
 func (s *Service) Recover(dir string) (int, error) {
 	now := s.cfg.Now()
 	err := evlog.Read(dir, func(e evlog.Entry) error {
-		switch e.Kind {
-		case evlog.KindIntent:
-			var i record.Intent
-			if err := json.Unmarshal(e.Payload, &i); err != nil {
-				return fmt.Errorf("segment %s, offset %d: %w", e.Segment, e.Offset, err)
-			}
-			s.open[i.ID] = &call{intent: &i, orphaned: now}
-		case evlog.KindReceipt:
-			var r struct{ Payload receipt.Payload }
-			if err := json.Unmarshal(e.Payload, &r); err != nil || r.Payload.ReceiptID == "" {
-				return fmt.Errorf("segment %s, offset %d: no receipt: %w", e.Segment, e.Offset, err)
-			}
-			delete(s.open, r.Payload.ReceiptID)
-			s.settled.add(r.Payload.ReceiptID, r.Payload.Metadata.Sallyport.Outcome)
-		case evlog.KindRefusal, evlog.KindControl:
+		if err := s.recover(e, now); err != nil {
+			return fmt.Errorf("segment %s, offset %d: %w", e.Segment, e.Offset, err)
 		}
 		return nil
 	})
 	return len(s.open), err
+}
+
+func (s *Service) recover(e evlog.Entry, now time.Time) error {
+	switch e.Kind {
+	case evlog.KindIntent:
+		var l record.Logged
+		if err := json.Unmarshal(e.Payload, &l); err != nil {
+			return err
+		}
+		s.open[l.ID] = &call{intent: &l, logged: true, orphaned: now}
+		if l.Chain != nil {
+			return s.chains.read(runOf(l.MissionID, l.TokenHash, l.RunID), l.Chain, l.TimeMS)
+		}
+	case evlog.KindReceipt:
+		var r struct{ Payload receipt.Payload }
+		if err := json.Unmarshal(e.Payload, &r); err != nil || r.Payload.ReceiptID == "" {
+			return fmt.Errorf("no receipt: %w", err)
+		}
+		delete(s.open, r.Payload.ReceiptID)
+		s.settled.add(r.Payload.ReceiptID, r.Payload.Metadata.Sallyport.Outcome)
+	case evlog.KindRefusal:
+		var d struct{ Payload *decision.Payload }
+		if err := json.Unmarshal(e.Payload, &d); err != nil {
+			return err
+		}
+		if p := d.Payload; p != nil {
+			return s.chains.readRefusal(runOf(p.MissionID, p.TokenHash, p.RunID), p.Sequence)
+		}
+	case evlog.KindControl, evlog.KindTombstone, evlog.KindSealed:
+	}
+	return nil
 }

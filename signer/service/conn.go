@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"sallyport/signer/evlog"
 	"sallyport/signer/internal/wire"
 	"sallyport/signer/record"
 )
@@ -110,7 +109,20 @@ func (s *Service) take(c *conn, f wire.Frame) error {
 		if err = named(err, done.ID); err != nil {
 			return fmt.Errorf("%w: completion: %w", wire.ErrFrame, err)
 		}
-		s.finish(nil, done, c.acknowledge(f.N))
+		s.finish(nil, done, nil, c.acknowledge(f.N))
+	case wire.Delivery:
+		done, err := record.DecodeCompletion(f.Payload)
+		if err = named(err, done.ID); err != nil {
+			return fmt.Errorf("%w: delivery: %w", wire.ErrFrame, err)
+		}
+		d := &delivery{}
+		s.finish(nil, done, d, s.deliver(c, f.N, d))
+	case wire.Lookup:
+		var w wire.Wanted
+		if err := json.Unmarshal(f.Payload, &w); err != nil {
+			return fmt.Errorf("%w: lookup: %w", wire.ErrFrame, err)
+		}
+		go s.lookup(c, f.N, w)
 	case wire.Settlement:
 		set, err := record.DecodeSettlement(f.Payload)
 		if err = named(err, set.Intent.ID); err == nil && set.Completion.ID != set.Intent.ID {
@@ -119,11 +131,13 @@ func (s *Service) take(c *conn, f wire.Frame) error {
 		if err != nil {
 			return fmt.Errorf("%w: settlement: %w", wire.ErrFrame, err)
 		}
-		s.finish(set.Intent, set.Completion, c.acknowledge(f.N))
+		s.finish(set.Intent, set.Completion, nil, c.acknowledge(f.N))
 	case wire.Refusal:
-		s.refusal(slices.Clone(f.Payload))
+		s.work <- job{refusal: slices.Clone(f.Payload)}
+	case wire.Sealed:
+		return s.sealed(c, f)
 	case wire.Heartbeat:
-	case wire.Hello, wire.Ack, wire.Trust, wire.Unknown:
+	case wire.Hello, wire.Ack, wire.Trust, wire.Unknown, wire.Receipt:
 		return fmt.Errorf("%w: type %d from a processor", wire.ErrFrame, f.Type)
 	}
 	return nil
@@ -148,15 +162,4 @@ func (c *conn) acknowledge(n uint64) func(error) {
 		}
 		_ = c.wire.Send(f) // a lost acknowledgement is asked for again
 	}
-}
-
-func (s *Service) refusal(raw []byte) {
-	s.cfg.Log.Append(evlog.KindRefusal, raw, evlog.Written, func(err error) {
-		if err != nil {
-			s.metrics.failed.Inc()
-			s.cfg.Slog.Error("refusal not recorded", "refusal", string(raw), "error", err)
-			return
-		}
-		s.metrics.refusals.Inc()
-	})
 }

@@ -35,6 +35,13 @@ const DefaultGrace = 5 * time.Second
 // Log is what the service needs of the evidence log. Append copies the payload.
 type Log interface {
 	Append(k evlog.Kind, payload []byte, level evlog.Durability, done func(error))
+	AppendFinished(k evlog.Kind, payload []byte, level evlog.Durability, finish func(dst, payload []byte) []byte, done func(error))
+}
+
+// Receipts finds the receipts that stand in the log.
+type Receipts interface {
+	// ByNonce is the envelope of the newest receipt of a job's call with that nonce, nil where there is none.
+	ByNonce(job, nonce string) ([]byte, error)
 }
 
 // Config of a service.
@@ -42,6 +49,9 @@ type Config struct {
 	Log       Log
 	Gateway   envelope.Signer // signs receipts
 	GatewayID string
+	KID       string   // of the gateway's key, for receipts in the older form
+	Receipts  Receipts // nil: receipts are not found by nonce
+	Heads     Heads    // nil: where each run's chain ends is kept in memory for good
 	Mode      Mode
 	Trust     trust.Source
 	Grace     time.Duration // 0: DefaultGrace
@@ -70,6 +80,8 @@ type Service struct {
 	metrics *metrics
 	work    chan job
 	group   sync.WaitGroup
+	writes  sync.WaitGroup // intents on their way to the log
+	chains  chains
 
 	mu      sync.Mutex
 	open    map[string]*call
@@ -91,7 +103,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Service{cfg: cfg, metrics: m, work: make(chan job, 1024), open: map[string]*call{}, settled: newRecent(maxSettled)}, nil
+	return &Service{cfg: cfg, metrics: m, work: make(chan job, 1024), chains: chains{cold: cfg.Heads, most: maxHeads, heads: map[run]*tip{}}, open: map[string]*call{}, settled: newRecent(maxSettled)}, nil
 }
 
 // Serve answers on the listener until ctx ends. It returns after everything that was accepted has been written.
@@ -115,6 +127,7 @@ func (s *Service) Serve(ctx context.Context, lis net.Listener) error {
 	s.group.Wait()
 	stopSweep()
 	sweeping.Wait()
+	s.writes.Wait()
 	close(s.work)
 	workers.Wait()
 	if ctx.Err() != nil {

@@ -99,6 +99,9 @@ func Verify(raw string, keys Keys, audience []string, now time.Time) (*Token, *c
 	return t, nil
 }
 
+// Expired says whether the token's time is over, Leeway included.
+func (t *Token) Expired(now time.Time) bool { return !now.Before(time.Unix(t.Exp, 0).Add(Leeway)) }
+
 // Unverified reads a token without checking its signature, time, audience or scope hash. It is for showing a token
 // to a person; nothing may be decided by what it returns.
 func Unverified(raw string) (*Token, *code.Denial) {
@@ -190,7 +193,7 @@ func (p parts) token(raw string) (*Token, *code.Denial) {
 // check holds the claims against time, gateway and scope hash.
 func (t *Token) check(audience []string, now time.Time) *code.Denial {
 	switch {
-	case !now.Before(time.Unix(t.Exp, 0).Add(Leeway)):
+	case t.Expired(now):
 		return code.Deny(code.TokenExpired, "exp was %s", time.Unix(t.Exp, 0).UTC().Format(time.RFC3339))
 	case time.Unix(t.Iat, 0).After(now.Add(Leeway)):
 		return code.Deny(code.TokenNotYetValid, "iat is %s", time.Unix(t.Iat, 0).UTC().Format(time.RFC3339))

@@ -101,6 +101,13 @@ func TestDiskFull(t *testing.T) {
 	free()
 	harness.Eventually(t, "calls pass again", func() bool { return s.Do(harness.Call{Token: token}).Status == http.StatusOK })
 	checkEvidence(t, s, map[string]bool{})
+	// The transparency log had no room either, and has caught up.
+	r := logReader(t, s)
+	harness.Eventually(t, "every receipt is under a checkpoint", func() bool {
+		c, _, err := r.Checkpoint()
+		return err == nil && c.Size >= uint64(len(s.Evidence().Receipts))
+	})
+	auditLog(t, s)
 }
 
 // TestRevocationCutsStream: an answer that is streaming when its token is withdrawn does not go to its end, and its

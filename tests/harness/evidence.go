@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"sallyport/signer/decision"
 	"sallyport/signer/evlog"
 	"sallyport/signer/receipt"
 	"sallyport/signer/record"
@@ -74,12 +75,12 @@ func (s *System) Evidence() *Evidence {
 			}
 			e.Receipts[id] = append(StoredReceipt(nil), entry.Payload...)
 		case evlog.KindRefusal:
-			var r record.Refusal
-			if err := json.Unmarshal(entry.Payload, &r); err != nil {
+			r, _, err := decision.Read(entry.Payload)
+			if err != nil {
 				return err
 			}
-			e.Refusals = append(e.Refusals, r)
-		case evlog.KindControl:
+			e.Refusals = append(e.Refusals, *r)
+		case evlog.KindControl, evlog.KindTombstone, evlog.KindSealed:
 		}
 		return nil
 	})

@@ -47,6 +47,7 @@ type Options struct {
 	Dir      string // where everything lives; "" for a fresh one
 	// EvidenceDir is where the log lives; "" for the default under Dir.
 	EvidenceDir string
+	AuditorKeys []string // files of public keys that bodies are sealed to
 	Extra       string   // further YAML, at the top level
 	Env         []string // further environment
 }
@@ -124,6 +125,9 @@ func (s *System) config(o Options) string {
 	dir := ""
 	if o.EvidenceDir != "" {
 		dir = ", dir: " + o.EvidenceDir
+	}
+	if o.AuditorKeys != nil {
+		dir += ", auditor_keys: [" + strings.Join(o.AuditorKeys, ", ") + "]"
 	}
 	fmt.Fprintf(&b, "evidence: {mode: %s%s}\nextproc: {replicas: %d}\nenvoy: {dir: %q}\n", mode, dir, replicas, filepath.Join(Root(), ".tools"))
 	if o.RedisURL != "" {

@@ -62,11 +62,16 @@ func install(t testing.TB, kind string, sources []string, commands func(dir stri
 	}
 	installing.Lock()
 	defer installing.Unlock()
-	p := Programs{filepath.Join(Root(), ".tools", kind, hex.EncodeToString(sum.Sum(nil)[:6]))}
+	must(t, os.MkdirAll(filepath.Join(Root(), ".tools"), 0o755))
+	tools, err := filepath.EvalSymlinks(filepath.Join(Root(), ".tools"))
+	must(t, err)
+	p := Programs{filepath.Join(tools, kind, hex.EncodeToString(sum.Sum(nil)[:6]))}
+	// What is installed names the place it was installed in, so that a checkout that was moved has it installed again.
 	done := filepath.Join(p.Dir, "complete")
-	if _, err := os.Stat(done); err == nil {
+	if at, err := os.ReadFile(done); err == nil && string(at) == p.Dir {
 		return p
 	}
+	must(t, os.RemoveAll(p.Dir))
 	must(t, os.MkdirAll(p.Dir, 0o755))
 	for _, args := range commands(p.Dir) {
 		cmd := exec.Command(args[0], args[1:]...)
@@ -78,6 +83,6 @@ func install(t testing.TB, kind string, sources []string, commands func(dir stri
 			t.Skipf("cannot be installed: %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
-	must(t, os.WriteFile(done, nil, 0o600))
+	must(t, os.WriteFile(done, []byte(p.Dir), 0o600))
 	return p
 }

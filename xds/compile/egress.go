@@ -68,15 +68,15 @@ func (e EgressConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-// EgressClusters compiles the clusters that reach a host by its name in the request: over TLS, plain, and as a tunnel's bytes, for each
-// cache.
+// EgressClusters compiles the clusters that reach a host by its name in the request: over TLS, over TLS
+// for WebSockets, plain, and as a tunnel's bytes, for each cache.
 func EgressClusters(e EgressConfig) ([]*clusterv3.Cluster, error) {
 	if err := e.Validate(); err != nil {
 		return nil, err
 	}
 	var out []*clusterv3.Cluster
 	for _, named := range []bool{false, true} {
-		for _, scheme := range []string{"https", "http", tunnelScheme} {
+		for _, scheme := range []string{"https", SchemeWSS, "http", tunnelScheme} {
 			c, err := e.cluster(scheme, named)
 			if err != nil {
 				return nil, err
@@ -95,13 +95,14 @@ func egressCluster(scheme string, named bool) string {
 }
 
 func (e EgressConfig) cluster(scheme string, named bool) (*clusterv3.Cluster, error) {
+	secure := scheme == "https" || scheme == SchemeWSS
 	cache := publicCache
 	if named {
 		cache = namedCache
 	}
 	cfg, err := pack(&dfpclusterv3.ClusterConfig{
 		ClusterImplementationSpecifier: &dfpclusterv3.ClusterConfig_DnsCacheConfig{DnsCacheConfig: e.cache(cache)},
-		AllowInsecureClusterOptions:    scheme != "https", // it means that there is no TLS whose name could be checked
+		AllowInsecureClusterOptions:    !secure, // it means that there is no TLS whose name could be checked
 	})
 	if err != nil {
 		return nil, err
@@ -117,10 +118,10 @@ func (e EgressConfig) cluster(scheme string, named bool) (*clusterv3.Cluster, er
 		}},
 	}
 	opts := protocolOptions(scheme)
-	if scheme == "https" {
+	if secure {
 		// The name in the hello and the one that the certificate must carry are the request's host.
 		opts.UpstreamHttpProtocolOptions = &corev3.UpstreamHttpProtocolOptions{AutoSni: true, AutoSanValidation: true}
-		if c.TransportSocket, err = e.tls(); err != nil {
+		if c.TransportSocket, err = e.tls(scheme); err != nil {
 			return nil, err
 		}
 	}
@@ -135,8 +136,13 @@ func (e EgressConfig) cluster(scheme string, named bool) (*clusterv3.Cluster, er
 	return c, nil
 }
 
-func (e EgressConfig) tls() (*corev3.TransportSocket, error) {
+func (e EgressConfig) tls(scheme string) (*corev3.TransportSocket, error) {
+	var offers []string // else Envoy's own, for the protocols that the cluster speaks
+	if scheme == SchemeWSS {
+		offers = []string{"http/1.1"}
+	}
 	return tlsSocket(&tlsv3.UpstreamTlsContext{CommonTlsContext: &tlsv3.CommonTlsContext{
+		AlpnProtocols: offers,
 		// The maximum must be named: Envoy's clients stop at TLS 1.2 otherwise (1.40.0).
 		TlsParams: &tlsv3.TlsParameters{
 			TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2, TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,

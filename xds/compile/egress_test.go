@@ -25,6 +25,8 @@ func TestGoldenEgress(t *testing.T) {
 		{Host: "pinned.example.org", Inspect: "sni"},
 		{Host: "sealed.example.org", Subdomains: true, Ports: []uint16{8443}, Inspect: "none"},
 		{Host: "sealed.internal.example", CIDRs: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")}, Inspect: "none"},
+		{Host: "live.example.org", Ports: []uint16{443, 8080}, Methods: []string{"GET", "POST"}, PathPrefixes: []string{"/feed"}, WebSocket: true},
+		{Host: "live.internal.example", CIDRs: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")}, WebSocket: true},
 		{Host: "methods.example.org", Methods: []string{"GET"}, Inspect: "none"},
 	}}, example(t), exampleExit())
 	if err != nil {
@@ -36,6 +38,7 @@ func TestGoldenEgress(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "egress-cluster", clusters[0])
+	golden(t, "websocket-cluster", clusters[1])
 	connect, err := Connect()
 	if err != nil {
 		t.Fatal(err)
@@ -65,6 +68,7 @@ func TestEgressProblems(t *testing.T) {
 		"prefix and pattern":   {Egress{Host: "a.example", PathPrefixes: []string{"/x"}, PathPattern: "/y"}, "either"},
 		"port":                 {Egress{Host: "a.example", Ports: []uint16{0}}, "port 0"},
 		"cidr":                 {Egress{Host: "a.example", CIDRs: []netip.Prefix{{}}}, "cidr"},
+		"unread WebSocket":     {Egress{Host: "a.example", Inspect: "sni", WebSocket: true}, "could ask for a WebSocket"},
 		"inspect":              {Egress{Host: "a.example", Inspect: "some"}, "full, sni or none"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package compile
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -24,6 +25,7 @@ type Egress struct {
 	PathPattern    string         // instead of prefixes: * is a run without a slash, ** any run, ? one character but a slash
 	CIDRs          []netip.Prefix // addresses among the refused ones that Host may resolve to
 	Inspect        string         // empty or full: calls; sni, none: tunnels that pass unread
+	WebSocket      bool           // a GET may open a WebSocket
 }
 
 var egressHost = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?$`)
@@ -69,13 +71,16 @@ func (e *Egress) Validate() error {
 	default:
 		bad("inspect %q must be full, sni or none", e.Inspect)
 	}
+	if e.WebSocket && e.unread() {
+		bad("with inspect %s nothing is seen that could ask for a WebSocket", e.Inspect)
+	}
 	return errors.Join(errs...)
 }
 
 // way is one rule at one port and scheme.
 type way struct {
 	rule   *Egress
-	scheme string
+	scheme string // https, http, the tunnels', or wss, ws of WebSockets over the first two
 	domain string // exact, or with a leading "*."
 }
 
@@ -101,18 +106,24 @@ func (e *Egress) ways() []way {
 			out = append(out, way{e, scheme, "*." + host + suffix})
 		}
 	}
+	calls := func(scheme, suffix string) {
+		add(scheme, suffix)
+		if e.WebSocket {
+			add(socketOver[scheme], suffix)
+		}
+	}
 	for _, p := range ports {
 		switch {
 		case e.unread():
 			add(tunnelScheme, ":"+strconv.Itoa(int(p))) // CONNECT always names the port
 		case p == 443:
-			add("https", "")
+			calls("https", "")
 		case p == 80:
-			add("http", "")
+			calls("http", "")
 		default:
 			suffix := ":" + strconv.Itoa(int(p))
-			add("https", suffix)
-			add("http", suffix)
+			calls("https", suffix)
+			calls("http", suffix)
 		}
 	}
 	return out
@@ -181,13 +192,18 @@ func (w way) routes(refused []netip.Prefix) ([]*routev3.Route, error) {
 	}
 	named := len(w.rule.CIDRs) > 0
 	headers := []*routev3.HeaderMatcher{exactHeader(SchemeHeader, w.scheme)}
-	if len(w.rule.Methods) > 0 {
-		headers = append(headers, oneOf(":method", w.rule.Methods))
+	switch {
+	case w.socket():
+		headers = append(headers, exactHeader(":method", http.MethodGet))
+	case len(w.rule.Methods) > 0:
+		headers = append(headers, oneOf(":method", w.rule.Methods), noUpgrade())
+	default:
+		headers = append(headers, noUpgrade())
 	}
 	var out []*routev3.Route
 	for _, m := range w.rule.paths() {
 		m.Headers = headers
-		r := &routev3.Route{Match: m, Action: toCluster(egressCluster(w.scheme, named)), Metadata: egressMetadata()}
+		r := &routev3.Route{Match: m, Action: w.action(named), Metadata: egressMetadata()}
 		if named {
 			var err error
 			if r.TypedPerFilterConfig, err = exemption(refused, w.rule.CIDRs); err != nil {

@@ -122,11 +122,11 @@ func exemption(refused, cidrs []netip.Prefix) (map[string]*anypb.Any, error) {
 
 // addEgressFilters find the address of a host, in the cache that the route says, and refuse it if it is not to be reached.
 func addEgressFilters(e EgressConfig, add func(string, proto.Message) error) error {
-	public, err := skipWhere(namedHeader, "1", proxyExtension, resolve(e.cache(publicCache)))
+	public, err := skipWhere(proxyExtension, resolve(e.cache(publicCache)), where{namedHeader, "1"})
 	if err != nil {
 		return err
 	}
-	named, err := skipWhere(namedHeader, "0", proxyExtension, resolve(e.cache(namedCache)))
+	named, err := skipWhere(proxyExtension, resolve(e.cache(namedCache)), where{namedHeader, "0"})
 	if err != nil {
 		return err
 	}

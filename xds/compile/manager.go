@@ -32,6 +32,7 @@ type kind struct {
 	upgrades   []string // that reach the processor; any other gets Envoy's own 403, which agents take for a bad key
 	tunnels    bool     // a CONNECT may be opened here, so its identity is handed to what comes out of it
 	extended   bool     // HTTP/2 clients may CONNECT, for a tunnel or a WebSocket
+	sockets    bool     // a WebSocket may be opened here, if the contract says so
 	certified  bool     // only clients that have shown a certificate pass
 }
 
@@ -51,19 +52,19 @@ const (
 
 var (
 	reverse = kind{
-		chain: ChainReverse, stats: "door", upgrades: []string{"websocket"},
+		chain: ChainReverse, stats: "door", upgrades: []string{upgradeWebSocket},
 		attributes: []string{attrSource, attrChain},
 	}
 	forward = kind{
-		chain: ChainForward, stats: "forward", upgrades: []string{"CONNECT", "websocket"}, tunnels: true, extended: true,
+		chain: ChainForward, stats: "forward", upgrades: []string{"CONNECT", upgradeWebSocket}, tunnels: true, extended: true, sockets: true,
 		attributes: []string{attrSource, attrChain},
 	}
 	forwardMTLS = kind{
-		chain: ChainForwardMTLS, stats: "forward_mtls", upgrades: []string{"CONNECT", "websocket"}, tunnels: true, extended: true, certified: true,
+		chain: ChainForwardMTLS, stats: "forward_mtls", upgrades: []string{"CONNECT", upgradeWebSocket}, tunnels: true, extended: true, sockets: true, certified: true,
 		attributes: []string{attrSource, attrChain, attrDigest},
 	}
 	inner = kind{
-		chain: ChainInner, stats: "inner", upgrades: []string{"websocket"}, extended: true,
+		chain: ChainInner, stats: "inner", upgrades: []string{upgradeWebSocket}, extended: true, sockets: true,
 		attributes: []string{
 			attrSource, attrChain, "connection.requested_server_name",
 			"filter_state['" + StateToken + "']", "filter_state['" + StateAuthority + "']", "filter_state['" + StatePeer + "']",
@@ -210,13 +211,18 @@ func upgrades(k kind) []*hcmv3.HttpConnectionManager_UpgradeConfig {
 	return out
 }
 
-// sizeLimit bounds a body, but not what passes through a tunnel: that is no body, and the limit counts all of it.
+// sizeLimit bounds a body, but not what passes through a tunnel or a WebSocket: that is no body, and the limit counts all of
+// it. The processor refuses whatever names the upgrade and is no WebSocket, so nothing else gets around the limit by that.
 func sizeLimit(d Door, k kind) (proto.Message, error) {
 	limit := &sizev3.BodySizeLimit{MaxRequestBytes: wrapperspb.UInt64(uint64(d.MaxBody))}
-	if !k.tunnels {
-		return limit, nil
+	const filter = "envoy.filters.http.body_size_limit"
+	switch {
+	case k.tunnels:
+		return skipWhere(filter, limit, where{":method", "CONNECT"}, where{"upgrade", upgradeWebSocket})
+	case k.sockets:
+		return skipWhere(filter, limit, where{"upgrade", upgradeWebSocket})
 	}
-	return skipWhere(":method", "CONNECT", "envoy.filters.http.body_size_limit", limit)
+	return limit, nil
 }
 
 func extProc(d Door, k kind) *extprocv3.ExternalProcessor {

@@ -82,7 +82,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.adminFile, "admin-token-file", "", "file with the administrator's key (default: from the configuration)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(a.up(), a.run(), a.contract(), a.token(), a.receipts(), a.doctor(), a.config(), a.codes(), a.version())
+	root.AddCommand(a.up(), a.run(), a.contract(), a.token(), a.receipts(), a.evidence(), a.doctor(), a.config(), a.codes(), a.version())
 	root.AddCommand(a.roles()...)
 	root.AddCommand(jobInit())
 	asUsage(root)

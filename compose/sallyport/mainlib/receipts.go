@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/compose/role"
+	"sallyport/signer/decision"
+	"sallyport/signer/envelope"
 	"sallyport/signer/evlog"
 	"sallyport/signer/receipt"
 	"sallyport/signer/record"
@@ -97,9 +99,12 @@ func toEvent(e evlog.Entry) (event, error) {
 		}
 		ev.ID, ev.Time, ev.Outcome, ev.What = i.ID, time.UnixMilli(i.TimeMS), "open", i.Resource
 	case evlog.KindRefusal:
-		var r record.Refusal
-		if err := json.Unmarshal(e.Payload, &r); err != nil {
+		r, sequence, err := decision.Read(e.Payload)
+		if err != nil {
 			return ev, err
+		}
+		if sequence > 0 {
+			ev.Envelope = append(json.RawMessage(nil), e.Payload...)
 		}
 		ev.ID, ev.Time, ev.Outcome = r.ID, time.UnixMilli(r.TimeMS), "refused "+r.Code
 		ev.What = strings.Trim(r.Provider+"/"+r.Model, "/")
@@ -108,7 +113,7 @@ func toEvent(e evlog.Entry) (event, error) {
 		}
 	case evlog.KindReceipt:
 		return receiptEvent(ev, e.Payload)
-	case evlog.KindControl:
+	case evlog.KindControl, evlog.KindTombstone, evlog.KindSealed:
 	}
 	return ev, nil
 }
@@ -288,12 +293,12 @@ func (a *app) receiptsVerify(f *receiptFlags) *cobra.Command {
 					return err
 				}
 			}
-			r, err := receipt.Verify(raw, trusted)
+			what, err := verify(raw, trusted)
 			if err != nil {
 				fmt.Fprintf(a.out, "NOT VERIFIED: %v\n", err)
 				return errSilent
 			}
-			fmt.Fprintf(a.out, "verified: receipt %s, signed by %s, which is trusted here\n", r.ReceiptID, r.Signer)
+			fmt.Fprintf(a.out, "verified: %s, which is trusted here\n", what)
 			return nil
 		},
 	}
@@ -301,25 +306,48 @@ func (a *app) receiptsVerify(f *receiptFlags) *cobra.Command {
 	return cmd
 }
 
+// verify verifies a receipt, or a signed refusal, and says what it is and who signed it.
+func verify(raw []byte, trusted []string) (string, error) {
+	var e struct {
+		Type string `json:"envelope_type"`
+	}
+	if err := json.Unmarshal(raw, &e); err == nil && e.Type == envelope.TypeDecision {
+		d, err := decision.Verify(raw, trusted)
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("refusal %s, signed by %s", d.DecisionID, d.Signer), nil
+	}
+	r, err := receipt.Verify(raw, trusted)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("receipt %s, signed by %s", r.ReceiptID, r.Signer), nil
+}
+
 func (a *app) verifyAll(f *receiptFlags, trusted []string) error {
 	dir, err := a.evidenceDir(f)
 	if err != nil {
 		return err
 	}
-	good, bad := 0, 0
+	good, refusals, bad := 0, 0, 0
 	err = read(dir, func(ev event) error {
 		if ev.Envelope == nil {
 			return nil
 		}
-		if _, err := receipt.Verify(ev.Envelope, trusted); err != nil {
+		if _, err := verify(ev.Envelope, trusted); err != nil {
 			bad++
 			fmt.Fprintf(a.out, "%s NOT VERIFIED: %v\n", ev.ID, err)
 			return nil
 		}
-		good++
+		if ev.Kind == evlog.KindRefusal.String() {
+			refusals++
+		} else {
+			good++
+		}
 		return nil
 	})
-	fmt.Fprintf(a.out, "%d receipts verified, %d not\n", good, bad)
+	fmt.Fprintf(a.out, "%d receipts verified, %d not; %d signed refusals\n", good, bad, refusals)
 	if err == nil && bad > 0 {
 		return errSilent
 	}

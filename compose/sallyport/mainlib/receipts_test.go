@@ -32,7 +32,7 @@ func evidence(t *testing.T) (dir string, gateway *keyring.Key) {
 	at := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 	done := intent("rcpt_00000000-0000-4000-8000-000000000001", at)
 	put(evlog.KindIntent, done)
-	payload, err := receipt.Build(done, &record.Completion{
+	payload, err := receipt.Build(&record.Logged{Intent: *done}, &record.Completion{
 		ID: done.ID, Outcome: record.Completed, Status: 200, ResponseHash: jcs.Hash([]byte("answer")), ResponseBytes: 6, LatencyMS: 12,
 	}, key.DID())
 	must(t, err)

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +19,7 @@ import (
 
 	"sallyport/compose/config"
 	runner "sallyport/compose/run"
+	"sallyport/signer/runs"
 )
 
 // exitRun is the status when the program was not run, or not to its end, as of env and docker run: no status of the
@@ -64,7 +67,7 @@ The exit status is the program's own; 125 says that it was not run, or not to it
 	cmd.Flags().StringSliceVar(&f.keep, "keep", nil, "environment variable to leave to the program although it looks like a secret")
 	cmd.Flags().StringSliceVar(&f.hide, "hide", nil, "file or directory that the program must not see")
 	cmd.Flags().StringSliceVar(&f.show, "show", nil, "file or directory of the caller's credentials to leave to the program, such as ~/.ssh")
-	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "no notes and no summary")
+	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "no notes, no summary and no archive for the auditor")
 	cmd.Flags().StringVar(&f.summaryFile, "summary-file", "", "file for the summary as JSON")
 	cmd.Flags().StringVar(&f.forwardAddress, "forward", "", "the gate's forward door, HOST:PORT (default: from the configuration)")
 	cmd.Flags().StringVar(&f.forwardCAs, "forward-ca", "", "file with the authority of the forward door's certificate (default: the gateway's own)")
@@ -209,12 +212,57 @@ type runSummary struct {
 	Evidence   string `json:"evidence"` // directory of the receipts
 	// Recorded is what the evidence says of the job; nil where it cannot be read from here.
 	Recorded *recorded `json:"recorded,omitempty"`
+	// Archives are the files for the auditor, one for each run of the job; NoArchive says why one is missing.
+	Archives  []string `json:"archives"`
+	NoArchive string   `json:"no_archive,omitempty"`
+
+	trustFile string // of this installation, by which the archives are believed
+}
+
+// archiveWait bounds the wait for records that are on their way when the program has ended.
+const archiveWait = 2 * time.Second
+
+// archives writes what the job leaves to an auditor. That there is none does not change how the program ended.
+func (a *app) archives(c *config.Config, s *runSummary) {
+	s.Archives = []string{}
+	api, err := a.api()
+	if err != nil {
+		s.NoArchive = err.Error()
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), bundleTimeout)
+	defer cancel()
+	var answer struct{ Runs []runs.Summary }
+	if err := api.call(ctx, http.MethodGet, "/v1/runs?q="+url.QueryEscape(s.Mission), nil, &answer, true); err != nil {
+		s.NoArchive = err.Error()
+		return
+	}
+	dir := filepath.Join(c.DataDir, "runs")
+	for _, r := range answer.Runs {
+		if r.Job != s.Mission {
+			continue
+		}
+		err := os.MkdirAll(dir, 0o700)
+		if err == nil {
+			var path string
+			if path, err = a.writeBundle(ctx, &bundleFlags{run: r.ID, out: filepath.Join(dir, r.ID+".zip"), wait: archiveWait}); err == nil {
+				s.Archives = append(s.Archives, path)
+			}
+		}
+		if err != nil {
+			s.NoArchive = err.Error()
+		}
+	}
 }
 
 // conclude tells how the run went.
 func (a *app) conclude(c *config.Config, f *runFlags, j *job, r *runner.Result) error {
-	s := runSummary{Summary: r.Summary, PolicyHash: j.hash, Mission: j.mission, ExitStatus: r.ExitCode, Evidence: c.Evidence.Dir}
+	if f.quiet && f.summaryFile == "" {
+		return nil // nobody is told, so nothing is read
+	}
+	s := runSummary{Summary: r.Summary, PolicyHash: j.hash, Mission: j.mission, ExitStatus: r.ExitCode, Evidence: c.Evidence.Dir, trustFile: c.TrustFile()}
 	s.Recorded = readRecorded(c.Evidence.Dir, j.mission, j.begin)
+	a.archives(c, &s)
 	if !f.quiet {
 		printSummary(a.err, s)
 	}

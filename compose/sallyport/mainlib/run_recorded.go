@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sallyport/signer/contract"
+	"sallyport/signer/decision"
 	"sallyport/signer/evlog"
 	"sallyport/signer/record"
 )
@@ -66,7 +67,7 @@ func recordedOf(dir, mission string, since time.Time) (*recorded, error) {
 			return r.receipt(e.Payload, mine)
 		case evlog.KindRefusal:
 			return r.refusal(e.Payload, mission)
-		case evlog.KindControl:
+		case evlog.KindControl, evlog.KindTombstone, evlog.KindSealed:
 		}
 		return nil
 	})
@@ -129,8 +130,8 @@ func (r *recorded) receipt(payload []byte, mine map[string]bool) error {
 }
 
 func (r *recorded) refusal(payload []byte, mission string) error {
-	var f record.Refusal
-	if err := json.Unmarshal(payload, &f); err != nil || f.MissionID != mission {
+	f, _, err := decision.Read(payload)
+	if err != nil || f.MissionID != mission {
 		return err
 	}
 	r.Refused++
@@ -162,6 +163,15 @@ func (r *recorded) print(w io.Writer, s runSummary) {
 		fmt.Fprintf(w, "  %-15s %d, the first %s\n", "receipts", r.ReceiptCount, strings.Join(r.Receipts[:min(shownReceipts, len(r.Receipts))], " "))
 	}
 	fmt.Fprintf(w, "  %-15s job %s under contract %s, in %s\n", "evidence", s.Mission, s.PolicyHash, s.Evidence)
+	for _, path := range s.Archives {
+		fmt.Fprintf(w, "  %-15s %s\n", "for the auditor", path)
+	}
+	if len(s.Archives) > 0 {
+		fmt.Fprintf(w, "  %-15s sallyport evidence verify %s --trust-file %s\n", "which checks it", s.Archives[0], s.trustFile)
+	}
+	if s.NoArchive != "" {
+		fmt.Fprintf(w, "  %-15s none was written: %s\n", "for the auditor", s.NoArchive)
+	}
 }
 
 // counted lists names with their counts, the most first.

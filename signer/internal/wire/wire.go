@@ -5,6 +5,7 @@ package wire
 import (
 	"bufio"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,20 +19,24 @@ import (
 type Type uint8
 
 // Version of what travels. Both ends are of one build, so another version is refused and not translated.
-const Version = 2
+const Version = 4
 
 // The frames. N numbers what is to be acknowledged, beginning with 1. Records are in package record's binary form, the
 // other payloads are JSON.
 const (
-	Hello      Type = 1 // client: Greeting
-	Intent     Type = 2 // client: record.Intent, acknowledged
-	Completion Type = 3 // client: record.Completion, acknowledged, or answered by Unknown
-	Refusal    Type = 4 // client: record.Refusal in JSON, not acknowledged
-	Ack        Type = 5 // server: empty, or the reason why N was not recorded; with N 0, why the connection ends
-	Trust      Type = 6 // server: trust.State
-	Heartbeat  Type = 7 // both
-	Settlement Type = 8 // client: record.Settlement, acknowledged
-	Unknown    Type = 9 // server: the intent that N settles is not known here; its settlement is wanted whole
+	Hello      Type = 1  // client: Greeting
+	Intent     Type = 2  // client: record.Intent, acknowledged
+	Completion Type = 3  // client: record.Completion, acknowledged, or answered by Unknown
+	Refusal    Type = 4  // client: record.Refusal in JSON, not acknowledged
+	Ack        Type = 5  // server: empty, or the reason why N was not recorded; with N 0, why the connection ends
+	Trust      Type = 6  // server: trust.State
+	Heartbeat  Type = 7  // both
+	Settlement Type = 8  // client: record.Settlement, acknowledged
+	Unknown    Type = 9  // server: the intent that N settles is not known here; its settlement is wanted whole
+	Delivery   Type = 10 // client: record.Completion; if it is recorded by this, answered by Receipt instead of Ack
+	Receipt    Type = 11 // server: Delivered
+	Lookup     Type = 12 // client: Wanted; answered by Receipt, or by Ack with a reason
+	Sealed     Type = 13 // client: seal.Chunk in binary form, acknowledged
 )
 
 const (
@@ -55,6 +60,19 @@ type Greeting struct {
 	Version  int      `json:"version"`
 	Instance string   `json:"instance"` // of the ext_proc process
 	Open     []string `json:"open"`     // receipt ids of the calls it still carries
+}
+
+// Delivered is a receipt in the forms that clients are given.
+type Delivered struct {
+	Legacy   json.RawMessage `json:"receipt,omitempty"`
+	Envelope json.RawMessage `json:"receipt_envelope,omitempty"`
+	InFlight bool            `json:"in_flight,omitempty"` // of a Lookup: the call is not settled yet
+}
+
+// Wanted names the call whose receipt is asked for: the job's, under that nonce.
+type Wanted struct {
+	Job   string `json:"job"` // mission id, or the token's hash where it has none
+	Nonce string `json:"nonce"`
 }
 
 // ErrFrame is wrapped by errors about bytes that are no frame.
@@ -204,7 +222,7 @@ func read(r *bufio.Reader) (f Frame, taken int, err error) {
 		return Frame{}, 0, fmt.Errorf("%w: %d bytes of payload", ErrFrame, n)
 	}
 	f = Frame{Type: Type(h[4]), N: binary.BigEndian.Uint64(h[5:])}
-	if f.Type < Hello || f.Type > Unknown {
+	if f.Type < Hello || f.Type > Sealed {
 		return Frame{}, 0, fmt.Errorf("%w: type %d", ErrFrame, f.Type)
 	}
 	if head+n <= r.Size() {
