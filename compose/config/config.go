@@ -54,7 +54,7 @@ func (u Upstream) ParsedURL() (*url.URL, error) { return url.Parse(u.URL) }
 // SecretClass is a credential that the gateway may send, and where.
 type SecretClass struct {
 	Name         string   `yaml:"name"`
-	From         string   `yaml:"from"` // env:NAME or file:PATH; static:VALUE only in the built-in defaults
+	From         Origin   `yaml:"from"`
 	Inject       *Inject  `yaml:"inject"`
 	Hosts        []string `yaml:"hosts"`
 	Methods      []string `yaml:"methods"`
@@ -64,8 +64,10 @@ type SecretClass struct {
 
 // Inject says how a credential is sent; nil means as the upstream's dialect does.
 type Inject struct {
-	Header string `yaml:"header"`
-	Format string `yaml:"format"` // with %s for the credential
+	Header string `yaml:"header"` // this, Query or Basic
+	Format string `yaml:"format"` // with %s for the credential; of a header
+	Query  string `yaml:"query"`  // name of a query parameter
+	Basic  string `yaml:"basic"`  // user name, with the credential as its password
 }
 
 // Evidence says how and where calls are recorded.
