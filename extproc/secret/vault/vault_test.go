@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -24,11 +23,11 @@ import (
 	"time"
 
 	"github.com/openbao/openbao/api/v2"
-	"github.com/redis/go-redis/v9"
 
 	"sallyport/extproc/secret"
 	"sallyport/extproc/secret/vault"
 	"sallyport/signer/code"
+	"sallyport/tests/harness"
 )
 
 const planted = "not-a-real-key-7f3a"
@@ -74,12 +73,6 @@ func (l *log) Write(p []byte) (int, error) {
 	return l.buf.Write(p)
 }
 
-func (l *log) Reset() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.buf.Reset()
-}
-
 func (l *log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,19 +95,19 @@ func mustRefuse(t *testing.T, b *secret.Broker, why string) {
 
 // A value is read with a token from a file, changes are noticed within twice the refresh, and a deleted one is gone.
 func TestKVFollowsTheServer(t *testing.T) {
-	srv, clk := newBao(t), &clock{}
-	srv.kv("first")
+	srv, clk := harness.NewOpenBao(t), &clock{}
+	srv.KV("first")
 	s := source(t, vault.Config{
-		Address: "http://" + srv.address, Auth: vault.Auth{TokenFile: file(t, srv.Token())}, Now: clk.now,
+		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: file(t, srv.Token())}, Now: clk.now,
 		KV2: &vault.KV2{Path: "models/openai", Field: "key"},
 	})
 	b, _ := broker(t, s, secret.WithClock(clk.now))
 	mustGive(t, b, "first")
-	srv.kv("second")
+	srv.KV("second")
 	mustGive(t, b, "first") // within the refresh
 	clk.pass(2 * vault.DefaultRefresh)
 	mustGive(t, b, "second")
-	srv.kv(12345)
+	srv.KV(12345)
 	clk.pass(2*vault.DefaultRefresh - 6*time.Second) // late in its life, yet before calls wait
 	mustGive(t, b, "second")
 	until(t, "no call ever got the value that was fetched in the background", func() bool {
@@ -126,19 +119,19 @@ func TestKVFollowsTheServer(t *testing.T) {
 	}
 	clk.pass(2 * vault.DefaultRefresh)
 	mustRefuse(t, b, "deleted")
-	srv.kv(map[string]any{"deep": planted})
+	srv.KV(map[string]any{"deep": planted})
 	mustRefuse(t, b, "no text")
-	srv.kv("third")
+	srv.KV("third")
 	mustGive(t, b, "third")
 }
 
 // While the server is sealed or stopped, calls go on with what is at hand until its end, and are refused afterwards;
 // as soon as it is back, they go on.
 func TestServerAway(t *testing.T) {
-	srv := newBao(t)
-	srv.kv(planted)
+	srv := harness.NewOpenBao(t)
+	srv.KV(planted)
 	cfg := vault.Config{
-		Address: "http://" + srv.address, Auth: vault.Auth{TokenFile: file(t, srv.Token())},
+		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: file(t, srv.Token())},
 		KV2: &vault.KV2{Path: "models/openai", Field: "key"},
 	}
 	for _, away := range []struct {
@@ -150,8 +143,8 @@ func TestServerAway(t *testing.T) {
 			if err := srv.Sys().Seal(); err != nil {
 				t.Fatal(err)
 			}
-		}, srv.open, "sealed"},
-		{"stopped", srv.stop, func() { srv.start(); srv.open() }, "cannot be reached"},
+		}, srv.Unseal, "sealed"},
+		{"stopped", srv.Stop, func() { srv.Start(); srv.Unseal() }, "cannot be reached"},
 	} {
 		t.Run(away.name, func(t *testing.T) {
 			clk := &clock{}
@@ -176,12 +169,12 @@ func TestServerAway(t *testing.T) {
 
 // The login is made once, made anew when the server knows it no more, and given back at the end.
 func TestAppRoleLogin(t *testing.T) {
-	srv, clk := newBao(t), &clock{}
-	srv.kv(planted)
-	role, secretID := srv.appRole("1h")
-	before := srv.accessors()
+	srv, clk := harness.NewOpenBao(t), &clock{}
+	srv.KV(planted)
+	role, secretID := srv.AppRole("1h")
+	before := srv.Accessors()
 	logins := func() (out []string) {
-		for a := range srv.accessors() {
+		for a := range srv.Accessors() {
 			if !before[a] {
 				out = append(out, a)
 			}
@@ -189,7 +182,7 @@ func TestAppRoleLogin(t *testing.T) {
 		return out
 	}
 	s := source(t, vault.Config{
-		Address: "http://" + srv.address, Auth: vault.Auth{AppRole: &vault.AppRole{RoleID: role, SecretIDFile: secretID}}, Now: clk.now,
+		Address: "http://" + srv.Address, Auth: vault.Auth{AppRole: &vault.AppRole{RoleID: role, SecretIDFile: secretID}}, Now: clk.now,
 		KV2: &vault.KV2{Path: "models/openai", Field: "key"},
 	})
 	fetch := func() {
@@ -233,9 +226,9 @@ func TestAppRoleLogin(t *testing.T) {
 
 // The request that Kubernetes' method takes is also the JWT method's, which needs no cluster.
 func TestJWTLogin(t *testing.T) {
-	srv := newBao(t)
-	srv.kv(planted)
-	srv.policy()
+	srv := harness.NewOpenBao(t)
+	srv.KV(planted)
+	srv.Policy()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -247,11 +240,11 @@ func TestJWTLogin(t *testing.T) {
 	if err := srv.Sys().EnableAuthWithOptions("cluster", &api.EnableAuthOptions{Type: "jwt"}); err != nil {
 		t.Fatal(err)
 	}
-	srv.write("auth/cluster/config", map[string]any{"jwt_validation_pubkeys": string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))})
-	srv.write("auth/cluster/role/gateway", map[string]any{"role_type": "jwt", "user_claim": "sub", "bound_audiences": "bao", "token_policies": "gateway"})
+	srv.Put("auth/cluster/config", map[string]any{"jwt_validation_pubkeys": string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))})
+	srv.Put("auth/cluster/role/gateway", map[string]any{"role_type": "jwt", "user_claim": "sub", "bound_audiences": "bao", "token_policies": "gateway"})
 	jwt := file(t, es256(t, key, fmt.Sprintf(`{"sub":"gateway","aud":"bao","iat":%d,"exp":%d}`, time.Now().Unix(), time.Now().Add(time.Hour).Unix())))
 	cfg := vault.Config{
-		Address: "http://" + srv.address, Auth: vault.Auth{JWT: &vault.JWT{Role: "gateway", File: jwt, Mount: "cluster"}},
+		Address: "http://" + srv.Address, Auth: vault.Auth{JWT: &vault.JWT{Role: "gateway", File: jwt, Mount: "cluster"}},
 		KV2: &vault.KV2{Path: "models/openai", Field: "key"},
 	}
 	if c, err := source(t, cfg).Fetch(t.Context()); err != nil || c.Value.Reveal() != planted {
@@ -277,16 +270,16 @@ func es256(t *testing.T, key *ecdsa.PrivateKey, claims string) string {
 
 // A value of one namespace is not another's.
 func TestNamespace(t *testing.T) {
-	srv := newBao(t)
-	srv.kv("of the root")
-	srv.write("sys/namespaces/team", nil)
+	srv := harness.NewOpenBao(t)
+	srv.KV("of the root")
+	srv.Put("sys/namespaces/team", nil)
 	root := srv.Client
 	srv.Client = root.WithNamespace("team")
-	srv.kv("of the team")
+	srv.KV("of the team")
 	srv.Client = root
 	for ns, want := range map[string]string{"": "of the root", "team": "of the team"} {
 		s := source(t, vault.Config{
-			Address: "http://" + srv.address, Namespace: ns, Auth: vault.Auth{TokenFile: file(t, srv.Token())},
+			Address: "http://" + srv.Address, Namespace: ns, Auth: vault.Auth{TokenFile: file(t, srv.Token())},
 			KV2: &vault.KV2{Path: "models/openai", Field: "key"},
 		})
 		if c, err := s.Fetch(t.Context()); err != nil || c.Value.Reveal() != want {
@@ -298,11 +291,11 @@ func TestNamespace(t *testing.T) {
 // The server makes a user of a real Redis for the gateway: kept while it lives, prolonged, replaced when the server gives
 // it no more life, and gone from Redis when the broker closes.
 func TestDatabaseLease(t *testing.T) {
-	srv, clk := newBao(t), &clock{}
-	r := srv.redisWithLeases("4m", "6m")
-	role, secretID := srv.appRole("1h")
+	srv, clk := harness.NewOpenBao(t), &clock{}
+	r := srv.RedisUsers("4m", "6m")
+	role, secretID := srv.AppRole("1h")
 	cfg := vault.Config{
-		Address: "http://" + srv.address, Auth: vault.Auth{AppRole: &vault.AppRole{RoleID: role, SecretIDFile: secretID}}, Now: clk.now,
+		Address: "http://" + srv.Address, Auth: vault.Auth{AppRole: &vault.AppRole{RoleID: role, SecretIDFile: secretID}}, Now: clk.now,
 		Lease: &vault.Lease{Path: "database/creds/agent", Field: "username"},
 	}
 	b, logged := broker(t, source(t, cfg), secret.WithClock(clk.now))
@@ -311,8 +304,8 @@ func TestDatabaseLease(t *testing.T) {
 		t.Fatalf("%v\n%s", d, logged)
 	}
 	name := c.Value.Reveal()
-	if got, err := r.Do(t.Context(), "ACL", "GETUSER", name).Result(); err != nil || got == nil {
-		t.Fatalf("Redis does not know %s: %v", name, err)
+	if got := r.Users(); len(got) != 1 || got[0] != name {
+		t.Fatalf("Redis has the users %v, not %s", got, name)
 	}
 	if left := c.Expires.Sub(clk.now()); left > 4*time.Minute || left < 3*time.Minute {
 		t.Errorf("it may be used for %s of 4 minutes", left)
@@ -324,50 +317,38 @@ func TestDatabaseLease(t *testing.T) {
 		c, _, d := b.Get(t.Context(), "model", target, 0)
 		return d == nil && c.Value.Reveal() == name && c.Expires.Sub(clk.now()) > 3*time.Minute
 	})
-	if n := users(t, r); n != 1 {
+	if n := len(r.Users()); n != 1 {
 		t.Errorf("%d users at Redis, want one", n)
 	}
 	// A contract that wants a younger one gets one, and the old one goes on for the calls that have it.
 	c, _, d = b.Get(t.Context(), "model", target, time.Minute)
-	if d != nil || c.Value.Reveal() == name || users(t, r) != 2 {
-		t.Errorf("%v, %d users", d, users(t, r))
+	if d != nil || c.Value.Reveal() == name || len(r.Users()) != 2 {
+		t.Errorf("%v, %d users", d, len(r.Users()))
 	}
 	if err := b.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "users stay at Redis", func() bool { return users(t, r) == 0 })
+	until(t, "users stay at Redis", func() bool { return len(r.Users()) == 0 })
 	mustRefuse(t, b, "after the end")
 }
 
 // A password that a lease gives opens what it is for, and no longer does once the lease is revoked.
 func TestRevokedLeaseOpensNothing(t *testing.T) {
-	srv := newBao(t)
-	r := srv.redisWithLeases("1h", "2h")
+	srv := harness.NewOpenBao(t)
+	r := srv.RedisUsers("1h", "2h")
 	s := source(t, vault.Config{
-		Address: "http://" + srv.address, Auth: vault.Auth{TokenFile: file(t, srv.Token())},
+		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: file(t, srv.Token())},
 		Lease: &vault.Lease{Path: "database/creds/agent", Field: "password"},
 	})
 	c, err := s.Fetch(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := r.Do(t.Context(), "ACL", "USERS").StringSlice()
-	if err != nil {
-		t.Fatal(err)
+	users := r.Users()
+	if len(users) != 1 {
+		t.Fatalf("users %v, want one", users)
 	}
-	opens := func() error {
-		var errs []error
-		for _, u := range all {
-			as := redis.NewClient(&redis.Options{Addr: r.Options().Addr, Username: u, Password: c.Value.Reveal()})
-			err := as.Get(t.Context(), "x").Err()
-			_ = as.Close()
-			if u != "default" && errors.Is(err, redis.Nil) {
-				return nil
-			}
-			errs = append(errs, err)
-		}
-		return errors.Join(errs...)
-	}
+	opens := func() error { return r.Open(users[0], c.Value.Reveal()) }
 	if err := opens(); err != nil {
 		t.Fatalf("the password opens nothing: %v", err)
 	}
@@ -384,11 +365,11 @@ func TestRevokedLeaseOpensNothing(t *testing.T) {
 
 // A lease ends with the login that took it: the server sees to that, so the gateway must too.
 func TestLeaseEndsWithItsLogin(t *testing.T) {
-	srv := newBao(t)
-	srv.redisWithLeases("1h", "2h")
-	role, secretID := srv.appRole("5m")
+	srv := harness.NewOpenBao(t)
+	srv.RedisUsers("1h", "2h")
+	role, secretID := srv.AppRole("5m")
 	s := source(t, vault.Config{
-		Address: "http://" + srv.address, Auth: vault.Auth{AppRole: &vault.AppRole{RoleID: role, SecretIDFile: secretID}},
+		Address: "http://" + srv.Address, Auth: vault.Auth{AppRole: &vault.AppRole{RoleID: role, SecretIDFile: secretID}},
 		Lease: &vault.Lease{Path: "database/creds/agent", Field: "password"},
 	})
 	c, err := s.Fetch(t.Context())
@@ -399,14 +380,14 @@ func TestLeaseEndsWithItsLogin(t *testing.T) {
 
 // The PKI engine's answers are written for, and their leases are not renewable.
 func TestPKILease(t *testing.T) {
-	srv := newBao(t)
+	srv := harness.NewOpenBao(t)
 	if err := srv.Sys().Mount("pki", &api.MountInput{Type: "pki"}); err != nil {
 		t.Fatal(err)
 	}
-	srv.write("pki/root/generate/internal", map[string]any{"common_name": "example.com", "ttl": "24h"})
-	srv.write("pki/roles/agent", map[string]any{"allowed_domains": "example.com", "allow_subdomains": true, "generate_lease": true, "max_ttl": "1h"})
+	srv.Put("pki/root/generate/internal", map[string]any{"common_name": "example.com", "ttl": "24h"})
+	srv.Put("pki/roles/agent", map[string]any{"allowed_domains": "example.com", "allow_subdomains": true, "generate_lease": true, "max_ttl": "1h"})
 	s := source(t, vault.Config{
-		Address: "http://" + srv.address, Auth: vault.Auth{TokenFile: file(t, srv.Token())},
+		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: file(t, srv.Token())},
 		Lease: &vault.Lease{Path: "pki/issue/agent", Field: "serial_number", Parameters: map[string]string{"common_name": "a.example.com", "ttl": "10m"}},
 	})
 	c, err := s.Fetch(t.Context())
@@ -420,9 +401,9 @@ func TestPKILease(t *testing.T) {
 
 // A server that is slow keeps calls waiting for one bounded fetch in all, and none that has a live credential.
 func TestSlowServer(t *testing.T) {
-	srv, clk := newBao(t), &clock{}
-	srv.kv(planted)
-	to, err := url.Parse("http://" + srv.address)
+	srv, clk := harness.NewOpenBao(t), &clock{}
+	srv.KV(planted)
+	to, err := url.Parse("http://" + srv.Address)
 	if err != nil {
 		t.Fatal(err)
 	}

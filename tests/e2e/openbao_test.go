@@ -1,0 +1,160 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"sallyport/tests/harness"
+)
+
+// baoConfig has one upstream, whose credential comes from the server: looked at every second, used for 15 at most.
+func baoConfig(bao *harness.OpenBao, upstream *harness.Upstream, roleID, secretIDFile string) string {
+	return fmt.Sprintf(`
+loopback_model: {enabled: false}
+upstreams:
+  - {name: openai, dialect: openai, url: %[1]q, secret_class: openai_key}
+secret_classes:
+  - name: openai_key
+    hosts: [%[2]q]
+    ttl: 15s
+    from:
+      vault:
+        address: "http://%[3]s"
+        auth: {approle: {role_id: %[4]q, secret_id_file: %[5]q}}
+        kv2: {path: models/openai, field: key, refresh: 1s}
+`, upstream.URL("openai"), upstream.Hosts()[0], bao.Address, roleID, secretIDFile)
+}
+
+// TestOpenBao: what a real server keeps reaches the upstream and nobody else. With the server sealed calls go on with
+// what is at hand until its end and are refused afterwards, with a code and unsent; with it back they go on; with it dead
+// and the processor started anew there is nothing at hand. The end gives the login back.
+func TestOpenBao(t *testing.T) {
+	t.Parallel()
+	bao := harness.NewOpenBao(t)
+	bao.KV(harness.Credential("openai_key"))
+	before := len(bao.Accessors())
+	roleID, secretIDFile := bao.AppRole("1h")
+	upstream := harness.NewUpstream(t)
+	s := harness.Start(t, harness.Options{Bare: true, Extra: baoConfig(bao, upstream, roleID, secretIDFile)})
+	contract := s.Publish(forwardContract("443"))
+	token := s.Issue(harness.Claims{"policy_hash_b64u": contract})
+	gets := func() string { // what the upstream got, or the code of the refusal
+		n := upstream.Count()
+		a := s.Do(harness.Call{Token: token})
+		if a.Status == http.StatusOK && upstream.Count() == n+1 {
+			return strings.TrimPrefix(upstream.Requests()[n].Header.Get("Authorization"), "Bearer ")
+		}
+		if upstream.Count() != n {
+			t.Fatalf("a refused call (%s) reached the upstream", a.Code)
+		}
+		if a.Status != http.StatusServiceUnavailable || a.Code != "SECRET_UNAVAILABLE" {
+			t.Fatalf("%d %s %v", a.Status, a.Body, a.Err)
+		}
+		return a.Code
+	}
+	if got := gets(); got != harness.Credential("openai_key") {
+		t.Fatalf("the upstream got %q", got)
+	}
+
+	bao.KV(harness.Credential("anthropic_key")) // another planted value
+	harness.Eventually(t, "the changed value is in use", func() bool { return gets() == harness.Credential("anthropic_key") })
+	if err := bao.Sys().Seal(); err != nil {
+		t.Fatal(err)
+	}
+	if got := gets(); got != harness.Credential("anthropic_key") {
+		t.Errorf("with the server sealed and a live credential: %q", got)
+	}
+	harness.Eventually(t, "calls are refused at its end", func() bool {
+		got := gets()
+		if got != harness.Credential("anthropic_key") && got != "SECRET_UNAVAILABLE" {
+			t.Fatalf("%q", got)
+		}
+		return got == "SECRET_UNAVAILABLE"
+	})
+	bao.Unseal()
+	harness.Eventually(t, "calls go on", func() bool { return gets() == harness.Credential("anthropic_key") })
+
+	bao.Stop()
+	s.Signal("extproc", syscall.SIGKILL)
+	harness.Eventually(t, "a new processor refuses", func() bool {
+		a := s.Do(harness.Call{Token: token})
+		if a.Status == http.StatusOK {
+			t.Fatal("a call passed without a credential at hand")
+		}
+		return a.Code == "SECRET_UNAVAILABLE"
+	})
+	bao.Start()
+	bao.Unseal()
+	harness.Eventually(t, "calls go on", func() bool { return gets() == harness.Credential("anthropic_key") })
+
+	for _, class := range []string{"openai_key", "anthropic_key"} {
+		if s.EnvoyConfigHas(harness.Credential(class)) {
+			t.Error("the credential stands in Envoy's configuration")
+		}
+	}
+	logins := len(bao.Accessors())
+	s.Stop()
+	if now := len(bao.Accessors()); now >= logins || now < before {
+		t.Errorf("%d logins before the end, %d after it; the last one must be gone", logins, now)
+	}
+	checkEvidence(t, s, map[string]bool{})
+	secretID, err := os.ReadFile(secretIDFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(s.Log.String(), strings.TrimSpace(string(secretID))) || !strings.Contains(s.Log.String(), "sealed") {
+		t.Error("the log must say that the server was sealed, and hold no secret id")
+	}
+	searchFiles(t, s, token)
+}
+
+// TestOpenBaoLease: a user that the server makes in a real Redis for the gateway is a credential of calls, is one for all
+// of them, and is gone from Redis when the gateway ends.
+func TestOpenBaoLease(t *testing.T) {
+	t.Parallel()
+	bao := harness.NewOpenBao(t)
+	redis := bao.RedisUsers("1h", "2h")
+	roleID, secretIDFile := bao.AppRole("1h")
+	upstream := harness.NewUpstream(t)
+	extra := baoConfig(bao, upstream, roleID, secretIDFile)
+	extra = strings.Replace(extra, "kv2: {path: models/openai, field: key, refresh: 1s}", "lease: {path: database/creds/agent, field: password}", 1)
+	extra = strings.Replace(extra, "ttl: 15s", "ttl: 30m", 1)
+	s := harness.Start(t, harness.Options{Bare: true, Extra: extra})
+	token := s.Issue(harness.Claims{"policy_hash_b64u": s.Publish(forwardContract("443"))})
+	for range 3 {
+		if a := s.Do(harness.Call{Token: token}); a.Status != http.StatusOK {
+			t.Fatalf("%d %s", a.Status, a.Body)
+		}
+	}
+	password := strings.TrimPrefix(upstream.Requests()[2].Header.Get("Authorization"), "Bearer ")
+	if password == "" || upstream.Requests()[0].Header.Get("Authorization") != "Bearer "+password {
+		t.Error("calls did not get the same leased password")
+	}
+	users := redis.Users()
+	if len(users) != 1 || redis.Open(users[0], password) != nil {
+		t.Errorf("users %v, of which the password must open one", users)
+	}
+	s.Stop()
+	harness.Eventually(t, "the user is gone from Redis", func() bool { return len(redis.Users()) == 0 })
+	if redis.Open(users[0], password) == nil {
+		t.Error("the password still opens Redis")
+	}
+	err := filepath.Walk(filepath.Join(s.Dir, "data"), func(path string, info os.FileInfo, err error) error {
+		if err != nil || !info.Mode().IsRegular() {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		if strings.Contains(string(raw), password) {
+			t.Errorf("%s holds the password", path)
+		}
+		return err
+	})
+	if err != nil || strings.Contains(s.Log.String(), password) {
+		t.Errorf("the log holds the password, or %v", err)
+	}
+}
