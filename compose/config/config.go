@@ -60,6 +60,7 @@ type SecretClass struct {
 	Methods      []string `yaml:"methods"`
 	PathPrefixes []string `yaml:"path_prefixes"`
 	TTL          Duration `yaml:"ttl"`
+	PerJob       bool     `yaml:"per_job"` // each job has its own, which is revoked when the job is over
 }
 
 // Inject says how a credential is sent; nil means as the upstream's dialect does.

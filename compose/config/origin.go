@@ -130,6 +130,11 @@ func (o Origin) String() string {
 	return o.Local
 }
 
+// Leases says whether each credential can be given back at the source.
+func (o Origin) Leases() bool {
+	return (o.Vault != nil && o.Vault.Lease != nil) || (o.OAuth != nil && o.OAuth.RevocationURL != "")
+}
+
 // Files are the files that the source reads.
 func (o Origin) Files() []string {
 	var out []string

@@ -165,6 +165,9 @@ func (v *validator) secretClasses(c *Config) {
 		if s.Inject != nil {
 			v.oneOf(at+".inject", map[string]bool{"header": s.Inject.Header != "", "query": s.Inject.Query != "", "basic": s.Inject.Basic != ""})
 		}
+		if s.PerJob && !s.From.Leases() {
+			v.bad(at+".per_job", "remove it, or use vault.lease, or oauth with a revocation_url", "%s gives nothing that could be revoked", s.From)
+		}
 		v.origin(at+".from", s.From)
 	}
 }

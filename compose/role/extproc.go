@@ -167,7 +167,7 @@ func newBroker(c *config.Config, log *slog.Logger) (*secret.Broker, error) {
 		if err != nil {
 			return nil, fmt.Errorf("secret class %s: %w", s.Name, err)
 		}
-		cl := secret.Class{Name: s.Name, Source: src, Hosts: c.Authorities(s), Methods: s.Methods, PathPrefixes: s.PathPrefixes, TTL: time.Duration(s.TTL)}
+		cl := secret.Class{Name: s.Name, Source: src, Hosts: c.Authorities(s), Methods: s.Methods, PathPrefixes: s.PathPrefixes, TTL: time.Duration(s.TTL), PerJob: s.PerJob}
 		if s.Inject != nil {
 			cl.Inject = secret.Inject{
 				Header: strings.ToLower(s.Inject.Header), Format: s.Inject.Format, Query: s.Inject.Query, Basic: s.Inject.Basic,

@@ -25,6 +25,7 @@ type Broker struct {
 	mu      sync.Mutex
 	closed  bool
 	flights sync.WaitGroup
+	looking sync.Once
 }
 
 // Option changes what New assumes.
@@ -55,7 +56,7 @@ func New(classes []Class, opts ...Option) (*Broker, error) {
 			errs = append(errs, fmt.Errorf("secret class %q is declared twice", c.Name))
 		}
 		c.Hosts, c.Methods, c.PathPrefixes = slices.Clone(c.Hosts), slices.Clone(c.Methods), slices.Clone(c.PathPrefixes)
-		b.classes[c.Name] = &held{Class: c, b: b}
+		b.classes[c.Name] = &held{Class: c, b: b, jobs: &jobs{holders: map[string]*holder{}}}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -89,11 +90,22 @@ func (b *Broker) Allowed(class string, t Target) *code.Denial {
 // For a Basic class the value is already the encoded pair and the injection its header.
 // The denial's detail goes to the client: it names the class and the target, never the source.
 func (b *Broker) Get(ctx context.Context, class string, t Target, maxTTL time.Duration) (Credential, Inject, *code.Denial) {
+	return b.GetFor(ctx, Job{}, class, t, maxTTL)
+}
+
+// GetFor is Get for a call of a job.
+func (b *Broker) GetFor(ctx context.Context, job Job, class string, t Target, maxTTL time.Duration) (Credential, Inject, *code.Denial) {
 	if d := b.Allowed(class, t); d != nil {
 		return Credential{}, Inject{}, d
 	}
 	h := b.classes[class]
-	cred, err := h.credential(ctx, maxTTL)
+	var cred Credential
+	var err error
+	if h.PerJob {
+		cred, err = h.ofJob(ctx, job, maxTTL)
+	} else {
+		cred, err = h.credential(ctx, maxTTL)
+	}
 	if err != nil {
 		b.log.ErrorContext(ctx, "secret class has no credential; calls that need it are refused",
 			slog.String("class", class), slog.String("source", h.Source.String()), slog.Any("error", err))
@@ -102,7 +114,7 @@ func (b *Broker) Get(ctx context.Context, class string, t Target, maxTTL time.Du
 	return h.shape(cred)
 }
 
-// Ready says which classes have no credential now, or nil. It asks all at once.
+// Ready says which classes have no credential now, or nil. It asks all at once, except those of which each job has its own.
 func (b *Broker) Ready(ctx context.Context) error {
 	names := b.Classes()
 	errs := make([]error, len(names))
@@ -110,6 +122,9 @@ func (b *Broker) Ready(ctx context.Context) error {
 	for i, name := range names {
 		wg.Go(func() {
 			h := b.classes[name]
+			if h.PerJob {
+				return
+			}
 			if _, err := h.credential(ctx, 0); err != nil {
 				errs[i] = fmt.Errorf("secret class %q (%s): %w", name, h.Source, err)
 			}

@@ -23,6 +23,9 @@ type Class struct {
 	Methods []string
 	// PathPrefixes match whole segments: "/v1" is /v1 and /v1/…, not /v10. Empty means any path.
 	PathPrefixes []string
+	// PerJob gives each job a credential of its own, which is given back at the source when the job is over. The source
+	// must be a Lessor.
+	PerJob bool
 	// TTL bounds how long a fetched credential is used; 0 means that the class sets no bound.
 	TTL time.Duration
 }
@@ -64,6 +67,9 @@ func (c *Class) Validate() error {
 	}
 	if c.Source == nil {
 		bad("it has no source: use env:NAME or file:PATH")
+	}
+	if _, lessor := c.Source.(Lessor); c.PerJob && c.Source != nil && !lessor {
+		bad("its source cannot make a credential for each job: remove per_job, or use one with leases")
 	}
 	if c.TTL < 0 {
 		bad("the ttl is negative")

@@ -58,6 +58,9 @@ type held struct {
 	restTill time.Time // the source failed, and is left alone until then while a credential is at hand
 	rest     time.Duration
 	replaced []replaced
+	over     bool // what a flight still brings is given back
+
+	jobs *jobs // of the class itself
 }
 
 // lease is a credential with an end of its own.
@@ -236,6 +239,10 @@ func (h *held) land(ctx context.Context, f *flight, l *lease, err error) {
 			h.kept.Store(l)
 		}
 		ended = h.takeReplaced(now.Add(-givenUpAfter))
+		if h.over {
+			h.kept.Store(nil)
+			ended = append(ended, replaced{l.cred, now})
+		}
 	} else {
 		h.rest = min(max(2*h.rest, firstRest), longestRest)
 		h.restTill = now.Add(time.Duration(float64(h.rest) * (h.b.part() + renewSpread)))
@@ -265,7 +272,7 @@ func (h *held) takeReplaced(before time.Time) []replaced {
 		switch {
 		case r.at.After(before):
 			stay = append(stay, r)
-		case h.b.now().Before(r.cred.Expires):
+		case r.cred.Expires.IsZero() || h.b.now().Before(r.cred.Expires):
 			ended = append(ended, r)
 		}
 	}
@@ -281,18 +288,37 @@ func (h *held) revoke(ctx context.Context, c Credential) error {
 	return lessor.Revoke(ctx, c.Lease)
 }
 
-// close gives back what the class holds at its source.
-func (h *held) close(ctx context.Context) error {
+// take removes what is at hand, for good, and returns what of it stands at the source.
+func (h *held) take() []replaced {
 	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.over = true
 	all := h.takeReplaced(h.b.now())
-	if k := h.kept.Swap(nil); k != nil && (k.cred.Expires.IsZero() || h.b.now().Before(k.cred.Expires)) {
+	if k := h.kept.Swap(nil); k != nil && k.cred.Lease != "" && (k.cred.Expires.IsZero() || h.b.now().Before(k.cred.Expires)) {
 		all = append(all, replaced{k.cred, h.b.now()})
 	}
-	h.mu.Unlock()
+	return all
+}
+
+// revokeAll returns what could not be revoked, with the reasons.
+func (h *held) revokeAll(ctx context.Context, all []replaced) (left []replaced, err error) {
 	var errs []error
 	for _, r := range all {
-		errs = append(errs, h.revoke(ctx, r.cred))
+		if err := h.revoke(ctx, r.cred); err != nil {
+			left, errs = append(left, r), append(errs, err)
+		}
 	}
+	return left, errors.Join(errs...)
+}
+
+// close gives back what the class holds at its source, and the jobs that have their own of it.
+func (h *held) close(ctx context.Context) error {
+	all := h.take()
+	for _, job := range h.jobs.takeOver(h.b.now(), true) {
+		all = append(all, job.take()...)
+	}
+	_, err := h.revokeAll(ctx, all)
+	errs := []error{err}
 	if c, ok := h.Source.(closer); ok {
 		errs = append(errs, c.Close(ctx))
 	}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -113,8 +114,8 @@ func TestOpenBao(t *testing.T) {
 	searchFiles(t, s, token)
 }
 
-// TestOpenBaoLease: a user that the server makes in a real Redis for the gateway is a credential of calls, is one for all
-// of them, and is gone from Redis when the gateway ends.
+// TestOpenBaoLease: the users that the server makes in a real Redis are credentials of calls, one for each job; a job's is
+// gone from Redis when its token is withdrawn, and what is left when the gateway ends.
 func TestOpenBaoLease(t *testing.T) {
 	t.Parallel()
 	bao := harness.NewOpenBao(t)
@@ -123,38 +124,56 @@ func TestOpenBaoLease(t *testing.T) {
 	upstream := harness.NewUpstream(t)
 	extra := baoConfig(bao, upstream, roleID, secretIDFile)
 	extra = strings.Replace(extra, "kv2: {path: models/openai, field: key, refresh: 1s}", "lease: {path: database/creds/agent, field: password}", 1)
-	extra = strings.Replace(extra, "ttl: 15s", "ttl: 30m", 1)
+	extra = strings.Replace(extra, "ttl: 15s", "ttl: 30m\n    per_job: true", 1)
 	s := harness.Start(t, harness.Options{Bare: true, Extra: extra})
-	token := s.Issue(harness.Claims{"policy_hash_b64u": s.Publish(forwardContract("443"))})
-	for range 3 {
-		if a := s.Do(harness.Call{Token: token}); a.Status != http.StatusOK {
-			t.Fatalf("%d %s", a.Status, a.Body)
+	contract := s.Publish(forwardContract("443"))
+	var tokens, passwords, users []string
+	for i, job := range []string{"one", "two"} {
+		tokens = append(tokens, s.Issue(harness.Claims{"policy_hash_b64u": contract, "mission_id": job}))
+		for range 2 {
+			if a := s.Do(harness.Call{Token: tokens[i]}); a.Status != http.StatusOK {
+				t.Fatalf("%d %s", a.Status, a.Body)
+			}
+		}
+		got := upstream.Requests()
+		password := strings.TrimPrefix(got[2*i].Header.Get("Authorization"), "Bearer ")
+		if again := strings.TrimPrefix(got[2*i+1].Header.Get("Authorization"), "Bearer "); again != password {
+			t.Error("two calls of a job got different credentials")
+		}
+		for _, u := range redis.Users() {
+			if redis.Open(u, password) == nil {
+				users, passwords = append(users, u), append(passwords, password)
+			}
 		}
 	}
-	password := strings.TrimPrefix(upstream.Requests()[2].Header.Get("Authorization"), "Bearer ")
-	if password == "" || upstream.Requests()[0].Header.Get("Authorization") != "Bearer "+password {
-		t.Error("calls did not get the same leased password")
+	if len(users) != 2 || users[0] == users[1] {
+		t.Fatalf("the passwords of two jobs open %v", users)
 	}
-	users := redis.Users()
-	if len(users) != 1 || redis.Open(users[0], password) != nil {
-		t.Errorf("users %v, of which the password must open one", users)
+	if a := s.Control("POST", "/v1/tokens/revoke", map[string]any{"token": tokens[0]}); a.Status != http.StatusOK {
+		t.Fatalf("revoke: %d %s", a.Status, a.Body)
+	}
+	harness.Eventually(t, "the user of the withdrawn token is gone from Redis", func() bool { return slices.Equal(redis.Users(), users[1:]) })
+	if redis.Open(users[0], passwords[0]) == nil {
+		t.Error("the password of the withdrawn token still opens Redis")
+	}
+	if a := s.Do(harness.Call{Token: tokens[1]}); a.Status != http.StatusOK || redis.Open(users[1], passwords[1]) != nil {
+		t.Errorf("the other job: %d %s", a.Status, a.Body)
 	}
 	s.Stop()
-	harness.Eventually(t, "the user is gone from Redis", func() bool { return len(redis.Users()) == 0 })
-	if redis.Open(users[0], password) == nil {
-		t.Error("the password still opens Redis")
-	}
+	harness.Eventually(t, "no user is left in Redis", func() bool { return len(redis.Users()) == 0 })
 	err := filepath.Walk(filepath.Join(s.Dir, "data"), func(path string, info os.FileInfo, err error) error {
 		if err != nil || !info.Mode().IsRegular() {
 			return err
 		}
 		raw, err := os.ReadFile(path)
-		if strings.Contains(string(raw), password) {
-			t.Errorf("%s holds the password", path)
+		for _, p := range passwords {
+			if strings.Contains(string(raw), p) || strings.Contains(s.Log.String(), p) {
+				t.Errorf("%s or the log holds a password", path)
+			}
 		}
 		return err
 	})
-	if err != nil || strings.Contains(s.Log.String(), password) {
-		t.Errorf("the log holds the password, or %v", err)
+	if err != nil {
+		t.Error(err)
 	}
 }

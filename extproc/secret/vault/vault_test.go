@@ -16,6 +16,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -330,6 +331,66 @@ func TestDatabaseLease(t *testing.T) {
 	}
 	until(t, "users stay at Redis", func() bool { return len(r.Users()) == 0 })
 	mustRefuse(t, b, "after the end")
+}
+
+// Each job has a user of its own, which goes when the job is over; where the server is away at that time, as soon as it is
+// back. What is left goes with the broker.
+func TestLeasePerJob(t *testing.T) {
+	srv, clk := harness.NewOpenBao(t), &clock{}
+	r := srv.RedisUsers("1h", "2h")
+	l := &log{}
+	b, err := secret.New([]secret.Class{{Name: "db", Hosts: []string{"api.example.com"}, TTL: time.Hour, PerJob: true, Source: source(t, vault.Config{
+		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: file(t, srv.Token())}, Now: clk.now,
+		Lease: &vault.Lease{Path: "database/creds/agent", Field: "username"},
+	})}}, secret.WithClock(clk.now), secret.WithLog(slog.New(slog.NewTextHandler(l, nil))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = b.Close(t.Context()) }()
+	if err := b.Ready(t.Context()); err != nil || len(r.Users()) != 0 {
+		t.Fatalf("%v; being ready takes no lease, but there are %v", err, r.Users())
+	}
+	var over [3]atomic.Bool
+	get := func(job int) string {
+		t.Helper()
+		c, _, d := b.GetFor(t.Context(), secret.Job{ID: fmt.Sprint(job), Over: func(time.Time) bool { return over[job].Load() }}, "db", target, 0)
+		if d != nil {
+			t.Fatalf("%v\n%s", d, l)
+		}
+		return c.Value.Reveal()
+	}
+	has := func(want ...string) func() bool {
+		return func() bool {
+			slices.Sort(want)
+			got := r.Users()
+			slices.Sort(got)
+			return slices.Equal(got, want)
+		}
+	}
+	first, second, third := get(0), get(1), get(2)
+	if get(0) != first || get(1) != second || !has(first, second, third)() {
+		t.Fatalf("jobs have %s, %s and %s of %v", first, second, third, r.Users())
+	}
+	if _, _, d := b.Get(t.Context(), "db", target, 0); d == nil || d.Code != code.SecretUnavailable {
+		t.Errorf("a call of no job: %v", d)
+	}
+	over[1].Store(true)
+	until(t, "the user of a job that is over stays", has(first, third))
+	if err := srv.Sys().Seal(); err != nil {
+		t.Fatal(err)
+	}
+	over[0].Store(true)
+	until(t, "nothing says that it could not be revoked", func() bool { return strings.Contains(l.String(), "could not be revoked") })
+	srv.Unseal()
+	clk.pass(time.Minute)
+	until(t, "the user of a job that was over while the server was away stays", has(third))
+	if get(2) != third {
+		t.Error("the job that goes on has lost its user")
+	}
+	if err := b.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "users stay at Redis after the end", has())
 }
 
 // A password that a lease gives opens what it is for, and no longer does once the lease is revoked.
