@@ -137,7 +137,7 @@ func TestServerAway(t *testing.T) {
 	}
 	for _, away := range []struct {
 		name     string
-		go_, end func()
+		leave, end func()
 		says     string
 	}{
 		{"sealed", func() {
@@ -152,7 +152,7 @@ func TestServerAway(t *testing.T) {
 			cfg.Now = clk.now
 			b, logged := broker(t, source(t, cfg), secret.WithClock(clk.now))
 			mustGive(t, b, planted)
-			away.go_()
+			away.leave()
 			for range 9 {
 				clk.pass(time.Minute)
 				mustGive(t, b, planted)
