@@ -10,6 +10,9 @@ import (
 // DefaultJWTFile is where Kubernetes puts the token of a pod's service account.
 const DefaultJWTFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
+// SecretInBody is the method of a client's secret that is not HTTP Basic.
+const SecretInBody = "post"
+
 // Origin is where a credential comes from. Exactly one field is set.
 type Origin struct {
 	Local string `yaml:"-"` // env:NAME or file:PATH; static:VALUE only in the built-in defaults
@@ -80,9 +83,10 @@ type OAuth struct {
 // OAuthAuth is how the gateway shows who it is. Exactly one of the files is set.
 type OAuthAuth struct {
 	SecretFile    string `yaml:"secret_file"`
-	Method        string `yaml:"method"`   // of the secret: basic or post
+	Method        string `yaml:"method"`   // of the secret: basic, the default, or post
 	KeyFile       string `yaml:"key_file"` // with a certificate too, where the server wants its thumbprint
 	KeyID         string `yaml:"key_id"`
+	Audience      string `yaml:"audience"` // of what the key signs; "" means the token URL
 	AssertionFile string `yaml:"assertion_file"` // a JWT that somebody else keeps fresh there
 }
 

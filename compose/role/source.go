@@ -1,11 +1,13 @@
 package role
 
 import (
+	"os"
 	"strings"
 	"time"
 
 	"sallyport/compose/config"
 	"sallyport/extproc/secret"
+	"sallyport/extproc/secret/oauth"
 	"sallyport/extproc/secret/vault"
 )
 
@@ -15,6 +17,14 @@ func Source(from config.Origin) (secret.Source, error) {
 	switch value, static := strings.CutPrefix(from.Local, "static:"); {
 	case from.Vault != nil:
 		return vaultSource(from.Vault)
+	case from.OAuth != nil:
+		return oauthSource(oauthConfig(from.OAuth))
+	case from.Entra != nil:
+		c, err := oauth.Entra(*from.Entra).Config(os.Getenv)
+		if err != nil {
+			return nil, err
+		}
+		return oauthSource(c)
 	case static:
 		return secret.Static(value), nil
 	}
@@ -36,6 +46,31 @@ func vaultSource(v *config.Vault) (secret.Source, error) {
 		c.Lease = &vault.Lease{Path: l.Path, Field: l.Field, Parameters: l.Parameters, NoRenew: l.Renew != nil && !*l.Renew}
 	}
 	s, err := vault.New(c)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func oauthConfig(o *config.OAuth) oauth.Config {
+	c := oauth.Config{
+		TokenURL: o.TokenURL, RevocationURL: o.RevocationURL, CAFile: o.CAFile, ClientID: o.ClientID, Scopes: o.Scopes, Parameters: o.Parameters,
+		Auth: oauth.Auth{
+			Basic: o.Auth.Method != config.SecretInBody, KeyFile: o.Auth.KeyFile, KeyID: o.Auth.KeyID, Audience: o.Auth.Audience,
+			AssertionFile: o.Auth.AssertionFile,
+		},
+	}
+	if o.Auth.SecretFile != "" {
+		c.Auth.Secret = secret.File(o.Auth.SecretFile)
+	}
+	if x := o.Exchange; x != nil {
+		c.Exchange = (*oauth.Exchange)(x)
+	}
+	return c
+}
+
+func oauthSource(c oauth.Config) (secret.Source, error) {
+	s, err := oauth.New(c)
 	if err != nil {
 		return nil, err
 	}

@@ -2,17 +2,15 @@ package vault
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"time"
 
 	"github.com/openbao/openbao/api/v2"
 
 	"sallyport/extproc/secret"
+	"sallyport/extproc/secret/internal/remote"
 )
 
 // with does one thing at the server, logged in. Where the server knows the login no more (it was restarted, or somebody
@@ -105,8 +103,6 @@ func status(err error) int {
 
 // plain says what went wrong without a word of the answer, which may hold the credential.
 func plain(err error) error {
-	var opErr *net.OpError
-	var certErr *tls.CertificateVerificationError
 	switch code := status(err); {
 	case err == nil:
 		return nil
@@ -116,48 +112,8 @@ func plain(err error) error {
 		return errors.New("the server refuses this login the path (403)")
 	case code != 0:
 		return fmt.Errorf("the server answered with status %d", code)
-	case errors.Is(err, context.Canceled):
-		return context.Canceled
-	case errors.Is(err, context.DeadlineExceeded):
-		return errors.New("the server did not answer in time")
-	case errors.Is(err, errTooLong):
-		return errTooLong
 	case errors.Is(err, secret.ErrWithdrawn), errors.Is(err, errEmpty):
 		return err
-	case errors.As(err, &certErr):
-		return certErr
-	case errors.As(err, &opErr):
-		return fmt.Errorf("the server cannot be reached: %s: %w", opErr.Op, opErr.Err)
-	default:
-		return errors.New("the server's answer cannot be read")
 	}
-}
-
-var errTooLong = fmt.Errorf("the server's answer is longer than %d bytes", maxAnswer)
-
-// bounded reads no more of an answer than a credential can take.
-type bounded struct{ http.RoundTripper }
-
-func (b *bounded) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := b.RoundTripper.RoundTrip(r)
-	if resp != nil {
-		resp.Body = &boundedBody{resp.Body, maxAnswer}
-	}
-	return resp, err
-}
-
-type boundedBody struct {
-	io.ReadCloser
-	left int
-}
-
-func (b *boundedBody) Read(p []byte) (int, error) {
-	if b.left < 0 {
-		return 0, errTooLong
-	}
-	n, err := b.ReadCloser.Read(p[:min(len(p), b.left+1)])
-	if b.left -= n; b.left < 0 {
-		return 0, errTooLong
-	}
-	return n, err
+	return remote.Reason(err)
 }

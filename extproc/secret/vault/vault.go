@@ -5,15 +5,10 @@ package vault
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +16,7 @@ import (
 	"github.com/openbao/openbao/api/v2"
 
 	"sallyport/extproc/secret"
+	"sallyport/extproc/secret/internal/remote"
 )
 
 // Bounds and defaults.
@@ -32,8 +28,6 @@ const (
 	// DefaultAppRoleMount and DefaultKubernetesMount are the servers' own defaults.
 	DefaultAppRoleMount    = "approle"
 	DefaultKubernetesMount = "kubernetes"
-	// maxAnswer bounds what is read of one answer, in bytes. A certificate chain with its key has some 10 KiB.
-	maxAnswer = 256 << 10
 	// longestLease keeps a server's absurd figure from overflowing; the class's TTL bounds it anyway.
 	longestLease = 366 * 24 * time.Hour
 )
@@ -102,9 +96,9 @@ func New(cfg Config) (*Source, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	transport, err := newTransport(cfg.CAFile)
+	transport, err := remote.NewTransport(cfg.CAFile)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("vault: %w", err)
 	}
 	conf := api.NewConfig()
 	if conf.Error != nil {
@@ -129,14 +123,8 @@ func New(cfg Config) (*Source, error) {
 
 func (c *Config) validate() error {
 	var errs []error
-	u, err := url.Parse(c.Address)
-	switch {
-	case err != nil || u.Hostname() == "" || (u.Scheme != "https" && u.Scheme != "http"):
-		errs = append(errs, errors.New("vault: address: write https://HOST:PORT"))
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		errs = append(errs, errors.New("vault: address: remove everything but https://HOST:PORT"))
-	case u.Scheme == "http" && !loopback(u.Hostname()):
-		errs = append(errs, errors.New("vault: address: use https; http is for addresses of this machine"))
+	if err := remote.CheckURL(c.Address); err != nil {
+		errs = append(errs, fmt.Errorf("vault: address: %w", err))
 	}
 	if n := count(c.Auth.TokenFile != "", c.Auth.AppRole != nil, c.Auth.JWT != nil); n != 1 {
 		errs = append(errs, fmt.Errorf("vault: auth: choose one way to log in, not %d", n))
@@ -161,11 +149,6 @@ func count(set ...bool) int {
 		}
 	}
 	return n
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || (ip != nil && ip.IsLoopback())
 }
 
 // String is the server and the path.
@@ -333,23 +316,4 @@ func or(s, otherwise string) string {
 		return otherwise
 	}
 	return s
-}
-
-// newTransport speaks to the server directly: no proxy of the environment sees the token.
-func newTransport(caFile string) (http.RoundTripper, error) {
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	if caFile != "" {
-		pem, err := os.ReadFile(caFile)
-		if err != nil {
-			return nil, fmt.Errorf("vault: ca_file: %w", err)
-		}
-		conf.RootCAs = x509.NewCertPool()
-		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("vault: ca_file: %s holds no PEM certificate", caFile)
-		}
-	}
-	return &bounded{&http.Transport{
-		TLSClientConfig: conf, ForceAttemptHTTP2: true, TLSHandshakeTimeout: secret.DefaultFetchTimeout,
-		MaxResponseHeaderBytes: 64 << 10, IdleConnTimeout: time.Minute,
-	}}, nil
 }

@@ -136,9 +136,9 @@ func TestServerAway(t *testing.T) {
 		KV2: &vault.KV2{Path: "models/openai", Field: "key"},
 	}
 	for _, away := range []struct {
-		name     string
+		name       string
 		leave, end func()
-		says     string
+		says       string
 	}{
 		{"sealed", func() {
 			if err := srv.Sys().Seal(); err != nil {
