@@ -86,7 +86,7 @@ type OAuthAuth struct {
 	Method        string `yaml:"method"`   // of the secret: basic, the default, or post
 	KeyFile       string `yaml:"key_file"` // with a certificate too, where the server wants its thumbprint
 	KeyID         string `yaml:"key_id"`
-	Audience      string `yaml:"audience"` // of what the key signs; "" means the token URL
+	Audience      string `yaml:"audience"`       // of what the key signs; "" means the token URL
 	AssertionFile string `yaml:"assertion_file"` // a JWT that somebody else keeps fresh there
 }
 
