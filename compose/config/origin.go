@@ -15,10 +15,11 @@ const SecretInBody = "post"
 
 // Origin is where a credential comes from. Exactly one field is set.
 type Origin struct {
-	Local string `yaml:"-"` // env:NAME or file:PATH; static:VALUE only in the built-in defaults
-	Vault *Vault `yaml:"vault"`
-	OAuth *OAuth `yaml:"oauth"`
-	Entra *Entra `yaml:"entra"`
+	Local  string  `yaml:"-"` // env:NAME or file:PATH; static:VALUE only in the built-in defaults
+	Vault  *Vault  `yaml:"vault"`
+	OAuth  *OAuth  `yaml:"oauth"`
+	Entra  *Entra  `yaml:"entra"`
+	Google *Google `yaml:"google"`
 }
 
 // Vault is one credential of an OpenBao or HashiCorp Vault server.
@@ -110,6 +111,13 @@ type Entra struct {
 	CAFile          string   `yaml:"ca_file"`
 }
 
+// Google is an access token of a Google Cloud service account.
+type Google struct {
+	CredentialsFile string   `yaml:"credentials_file"` // GOOGLE_APPLICATION_CREDENTIALS
+	Scopes          []string `yaml:"scopes"`
+	CAFile          string   `yaml:"ca_file"`
+}
+
 // UnmarshalYAML reads a text or a block; the schema has seen to it that it is one of the two.
 func (o *Origin) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind == yaml.ScalarNode {
@@ -130,6 +138,8 @@ func (o Origin) String() string {
 		return "oauth " + o.OAuth.TokenURL
 	case o.Entra != nil:
 		return "entra " + o.Entra.TenantID
+	case o.Google != nil:
+		return "google " + o.Google.CredentialsFile
 	}
 	return o.Local
 }
@@ -168,6 +178,9 @@ func (o Origin) paths() []*string {
 		if a.Exchange != nil {
 			out = append(out, &a.Exchange.SubjectTokenFile)
 		}
+	}
+	if g := o.Google; g != nil {
+		out = append(out, &g.CredentialsFile, &g.CAFile)
 	}
 	if e := o.Entra; e != nil {
 		out = append(out, &e.CAFile, &e.SecretFile, &e.CertificateFile, &e.AssertionFile)

@@ -25,6 +25,12 @@ func Source(from config.Origin) (secret.Source, error) {
 			return nil, err
 		}
 		return oauthSource(c)
+	case from.Google != nil:
+		g := oauth.Google{CredentialsFile: from.Google.CredentialsFile, Scopes: from.Google.Scopes, CAFile: from.Google.CAFile}
+		if g.CredentialsFile == "" {
+			g.CredentialsFile = os.Getenv("GOOGLE_APPLICATION_CREDENTIALS")
+		}
+		return oauth.NewGoogle(g)
 	case static:
 		return secret.Static(value), nil
 	}

@@ -21,6 +21,7 @@ func TestSources(t *testing.T) {
 		`{oauth: {token_url: "https://login.example.com/token", client_id: c, auth: {secret_file: s, method: post}, scopes: [a]}}`:                                     "oauth:https://login.example.com/token#c",
 		`{oauth: {token_url: "https://login.example.com/token", client_id: c, auth: {key_file: k, key_id: i}, exchange: {subject_token_file: t}, parameters: {a: b}}}`: "oauth:https://login.example.com/token#c",
 		`{entra: {scopes: ["https://cognitiveservices.azure.com/.default"]}}`:                                                                                          "oauth:https://login.microsoftonline.com/contoso/oauth2/v2.0/token#gateway",
+		`{google: {credentials_file: g.json, scopes: ["https://www.googleapis.com/auth/cloud-platform"]}}`:                                                             "google:/base/g.json",
 	} {
 		c, err := config.Parse("x.yaml", []byte(`
 upstreams: [{name: a, dialect: openai, url: "https://api.example.com", secret_class: k}]

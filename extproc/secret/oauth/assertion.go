@@ -42,7 +42,7 @@ func (s *Source) assertion(ctx context.Context) (secret.Value, error) {
 	if err != nil {
 		return secret.Value{}, fmt.Errorf("key_file %s: %w", s.cfg.Auth.KeyFile, err)
 	}
-	opts := (&jose.SignerOptions{}).WithType("JWT")
+	opts := &jose.SignerOptions{}
 	if s.cfg.Auth.KeyID != "" {
 		opts = opts.WithHeader("kid", s.cfg.Auth.KeyID)
 	}
@@ -50,22 +50,26 @@ func (s *Source) assertion(ctx context.Context) (secret.Value, error) {
 		sum := sha256.Sum256(cert.Raw)
 		opts = opts.WithHeader("x5t#S256", base64.RawURLEncoding.EncodeToString(sum[:]))
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key}, opts)
-	if err != nil {
-		return secret.Value{}, errors.New("key_file: the key cannot sign")
-	}
 	aud := s.cfg.Auth.Audience
 	if aud == "" {
 		aud = s.cfg.TokenURL
 	}
 	// The audience is one text, not a list of one: some servers take nothing else.
 	now := s.cfg.Now()
-	text, err := jwt.Signed(signer).Claims(map[string]any{
+	return sign(jose.SigningKey{Algorithm: alg, Key: key}, opts, map[string]any{
 		"iss": s.cfg.ClientID, "sub": s.cfg.ClientID, "aud": aud, "jti": uuid.NewString(),
 		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(assertionLife).Unix(),
-	}).Serialize()
+	})
+}
+
+func sign(key jose.SigningKey, opts *jose.SignerOptions, claims map[string]any) (secret.Value, error) {
+	signer, err := jose.NewSigner(key, opts.WithType("JWT"))
 	if err != nil {
-		return secret.Value{}, errors.New("key_file: the key cannot sign")
+		return secret.Value{}, errors.New("the private key cannot sign")
+	}
+	text, err := jwt.Signed(signer).Claims(claims).Serialize()
+	if err != nil {
+		return secret.Value{}, errors.New("the private key cannot sign")
 	}
 	return secret.NewValue(text), nil
 }

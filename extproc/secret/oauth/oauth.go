@@ -1,6 +1,7 @@
 // Package oauth gets access tokens by OAuth 2.0: client credentials (RFC 6749, section 4.4), with the client's secret, a
-// signed assertion or somebody else's (RFC 7521 and 7523), and token exchange (RFC 8693). Microsoft Entra ID is one such
-// server. Tokens can be revoked by RFC 7009 where the server has a place for it.
+// signed assertion or somebody else's (RFC 7521 and 7523), token exchange (RFC 8693), and a service account's own assertion
+// (RFC 7523, section 2.1). Microsoft Entra ID is a server of the first kind, Google of the last. Tokens can be revoked by
+// RFC 7009 where the server has a place for it.
 package oauth
 
 import (
@@ -96,15 +97,23 @@ func New(cfg Config) (*Source, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	transport, err := remote.NewTransport(cfg.CAFile)
+	through, err := newClient(cfg.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	return &Source{cfg: cfg, tokens: map[string]token{}, http: through}, nil
+}
+
+func newClient(caFile string) (*http.Client, error) {
+	transport, err := remote.NewTransport(caFile)
 	if err != nil {
 		return nil, fmt.Errorf("oauth: %w", err)
 	}
-	return &Source{cfg: cfg, tokens: map[string]token{}, http: &http.Client{
+	return &http.Client{
 		Transport: transport, Timeout: secret.DefaultFetchTimeout,
 		// A redirect would send what opens the server to whom its answer names.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	}, nil
 }
 
 func (c *Config) validate() error {
@@ -154,8 +163,19 @@ func (s *Source) Fetch(ctx context.Context) (secret.Credential, error) {
 		return secret.Credential{}, err
 	}
 	client.Scopes, client.EndpointParams = s.cfg.Scopes, params
-	at := s.cfg.Now()
-	got, err := client.Token(context.WithValue(ctx, oauth2.HTTPClient, s.http))
+	cred, err := ask(ctx, s.http, client, s.cfg.Now())
+	if err != nil {
+		return secret.Credential{}, err
+	}
+	if s.cfg.RevocationURL != "" {
+		cred.Lease = s.remember(token{cred.Value, cred.Expires})
+	}
+	return cred, nil
+}
+
+// ask makes the request, at the time at.
+func ask(ctx context.Context, through *http.Client, client *clientcredentials.Config, at time.Time) (secret.Credential, error) {
+	got, err := client.Token(context.WithValue(ctx, oauth2.HTTPClient, through))
 	if err != nil {
 		return secret.Credential{}, plain(err)
 	}
@@ -171,9 +191,6 @@ func (s *Source) Fetch(ctx context.Context) (secret.Credential, error) {
 	}
 	if cred.Expires.IsZero() {
 		cred.Refresh = DefaultRefresh
-	}
-	if s.cfg.RevocationURL != "" {
-		cred.Lease = s.remember(token{cred.Value, cred.Expires})
 	}
 	return cred, nil
 }
