@@ -149,10 +149,10 @@ func (o Origin) Leases() bool {
 	return (o.Vault != nil && o.Vault.Lease != nil) || (o.OAuth != nil && o.OAuth.RevocationURL != "")
 }
 
-// Files are the files that the source reads.
-func (o Origin) Files() []string {
+// SecretFiles are the files that hold what nobody but the gateway shall read. Those of authorities are not among them.
+func (o Origin) SecretFiles() []string {
 	var out []string
-	for _, p := range o.paths() {
+	for _, p := range o.secretPaths() {
 		out = append(out, *p)
 	}
 	if p, ok := strings.CutPrefix(o.Local, "file:"); ok {
@@ -163,9 +163,26 @@ func (o Origin) Files() []string {
 
 // paths are the fields that name files, set or not.
 func (o Origin) paths() []*string {
+	out := o.secretPaths()
+	if o.Vault != nil {
+		out = append(out, &o.Vault.CAFile)
+	}
+	if o.OAuth != nil {
+		out = append(out, &o.OAuth.CAFile)
+	}
+	if o.Entra != nil {
+		out = append(out, &o.Entra.CAFile)
+	}
+	if o.Google != nil {
+		out = append(out, &o.Google.CAFile)
+	}
+	return out
+}
+
+func (o Origin) secretPaths() []*string {
 	var out []*string
 	if v := o.Vault; v != nil {
-		out = append(out, &v.CAFile, &v.Auth.TokenFile)
+		out = append(out, &v.Auth.TokenFile)
 		if v.Auth.AppRole != nil {
 			out = append(out, &v.Auth.AppRole.SecretIDFile)
 		}
@@ -174,16 +191,16 @@ func (o Origin) paths() []*string {
 		}
 	}
 	if a := o.OAuth; a != nil {
-		out = append(out, &a.CAFile, &a.Auth.SecretFile, &a.Auth.KeyFile, &a.Auth.AssertionFile)
+		out = append(out, &a.Auth.SecretFile, &a.Auth.KeyFile, &a.Auth.AssertionFile)
 		if a.Exchange != nil {
 			out = append(out, &a.Exchange.SubjectTokenFile)
 		}
 	}
-	if g := o.Google; g != nil {
-		out = append(out, &g.CredentialsFile, &g.CAFile)
-	}
 	if e := o.Entra; e != nil {
-		out = append(out, &e.CAFile, &e.SecretFile, &e.CertificateFile, &e.AssertionFile)
+		out = append(out, &e.SecretFile, &e.CertificateFile, &e.AssertionFile)
+	}
+	if g := o.Google; g != nil {
+		out = append(out, &g.CredentialsFile)
 	}
 	return out
 }

@@ -188,7 +188,7 @@ func doors(c *config.Config) []runner.Door {
 func hidden(c *config.Config, adminFile string, f *runFlags) []string {
 	out := append([]string{c.DataDir, c.RunDir(), c.AdminTokenFile, c.Evidence.Dir, c.ContractsDir, c.File, adminFile}, f.hide...)
 	for _, s := range c.SecretClasses {
-		out = append(out, s.From.Files()...)
+		out = append(out, s.From.SecretFiles()...)
 	}
 	home, _ := os.UserHomeDir() // without one there is nothing in it to hide
 	shown := map[string]bool{}
