@@ -262,6 +262,7 @@ func (x *exchange) admit(ctx context.Context, body []byte) (*message.Mutation, *
 	if d != nil {
 		return nil, d
 	}
+	x.listen(ask.SecretClass, cred, inject)
 	x.intent = x.newIntent(ask, seen, body)
 	if d := x.sealRequest(ctx, body); d != nil {
 		return nil, d

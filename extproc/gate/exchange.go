@@ -8,6 +8,8 @@ import (
 
 	"sallyport/extproc/dialect"
 	"sallyport/extproc/mcp"
+	"sallyport/extproc/message"
+	"sallyport/extproc/scrub"
 	"sallyport/extproc/server"
 	"sallyport/signer/client"
 	"sallyport/signer/code"
@@ -66,6 +68,12 @@ type exchange struct {
 	message *mcp.Message
 	// tools keeps what a server of tools answers to what the contract allows.
 	tools *mcp.Answer
+	// lent: the call was given a credential. echo masks it in the answer (nil where it is too short to be looked for), masked
+	// are the headers that echoed it, and replaced says of the chunk at hand that it is not as it came.
+	lent     bool
+	echo     *scrub.Scrubber
+	masked   []message.Header
+	replaced bool
 	// receiptOf is the nonce of the call whose receipt is asked for.
 	receiptOf string
 	// unread is how a tunnel is inspected that passes unread (contract.InspectSNI, InspectNone), or webSocket; "" for

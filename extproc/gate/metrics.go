@@ -16,6 +16,7 @@ type metrics struct {
 	cut       prometheus.Counter
 	abandoned prometheus.Counter
 	panics    prometheus.Counter
+	echoes    *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -30,9 +31,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		cut:       prometheus.NewCounter(prometheus.CounterOpts{Name: "sallyport_calls_cut_total", Help: "Allowed calls that ended before the whole answer was released."}),
 		abandoned: prometheus.NewCounter(prometheus.CounterOpts{Name: "sallyport_calls_abandoned_total", Help: "Calls that the client gave up before a verdict."}),
 		panics:    prometheus.NewCounter(prometheus.CounterOpts{Name: "sallyport_panics_total", Help: "Internal faults that ended an exchange; each was refused."}),
+		echoes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sallyport_credential_echoes_total", Help: "Echoes of credentials in answers, masked, by class."}, []string{"class"}),
 	}
 	m.allowed = m.decisions.WithLabelValues("allow", "")
-	for _, c := range []prometheus.Collector{m.decisions, m.settled, m.tokens, m.seconds, m.cut, m.abandoned, m.panics} {
+	for _, c := range []prometheus.Collector{m.decisions, m.settled, m.tokens, m.seconds, m.cut, m.abandoned, m.panics, m.echoes} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -53,8 +53,9 @@ func (x *exchange) rewrite(class string, cred secret.Credential, inject secret.I
 		if x.socket() && !x.req.has(keyHeader) {
 			set(keyHeader, newKey())
 		}
-	} else {
-		// The answer is measured for token usage, so it must come uncompressed.
+	}
+	if !x.dest.egress() || x.lent {
+		// The answer is measured for token usage, and read for echoes of the credential, so it must come uncompressed.
 		set("accept-encoding", "identity")
 	}
 	for _, h := range x.req.strip {

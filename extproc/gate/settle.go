@@ -29,6 +29,9 @@ func (x *exchange) responseHeaders(m *message.Request) (*message.Response, error
 		x.localReply = true
 		return nil, errLater
 	}
+	if err := x.scrubHeaders(m); err != nil {
+		return nil, err
+	}
 	if x.socket() && m.Header(":status") == statusSwitching {
 		return x.switched(), nil
 	}
@@ -48,10 +51,17 @@ func (x *exchange) responseHeaders(m *message.Request) (*message.Response, error
 
 // beginAnswer lets the upstream's headers pass.
 func (x *exchange) beginAnswer(m *message.Request) *message.Response {
-	r := withHeader(receiptHeader, x.id)
+	r := x.answered()
 	if x.handing = x.newHanding(m); x.handing != nil || x.tools != nil {
 		r.Mutation.Remove = append(r.Mutation.Remove, "content-length")
 	}
+	return r
+}
+
+// answered lets the upstream's headers pass with the receipt's id, and without echoes.
+func (x *exchange) answered() *message.Response {
+	r := withHeader(receiptHeader, x.id)
+	r.Mutation.Set = append(r.Mutation.Set, x.masked...)
 	return r
 }
 
@@ -80,6 +90,7 @@ func (x *exchange) responseBody(m *message.Request) (*message.Response, error) {
 		x.gate.cfg.Log.Warn("open answer cut", "receipt", x.id, "code", d.Code)
 		return nil, fmt.Errorf("%w: %s", errWithheld, d.Code)
 	}
+	x.scrubBody(m)
 	x.sum.Write(m.Body)
 	if x.meter != nil {
 		x.meter.Write(m.Body)
@@ -99,7 +110,7 @@ func (x *exchange) passChunk(m *message.Request) (*message.Response, error) {
 	case x.handing != nil:
 		return &message.Response{Answer: m.Kind, Body: &message.Body{Bytes: x.handing.pass(m.Body)}}, nil
 	}
-	return goOn(m.Kind), nil
+	return x.onward(m), nil
 }
 
 // passLast settles the call, and lets the last chunk of its answer on.
@@ -113,7 +124,7 @@ func (x *exchange) passLast(m *message.Request) (*message.Response, error) {
 		return r, x.settle()
 	}
 	if err := x.settle(); err != nil || x.handing == nil {
-		return goOn(m.Kind), err
+		return x.onward(m), err
 	}
 	return &message.Response{Answer: m.Kind, Body: &message.Body{Bytes: x.handing.end(m.Body)}}, nil
 }
@@ -188,7 +199,7 @@ func (x *exchange) record(c *record.Completion) error {
 // completion is what is known of the answer now.
 func (x *exchange) completion(o record.Outcome, reason string) *record.Completion {
 	c := x.answer
-	c.ID, c.TimeMS, c.Outcome, c.Reason = x.intent.ID, x.gate.cfg.Now().UnixMilli(), o, reason
+	c.ID, c.TimeMS, c.Outcome, c.Reason = x.intent.ID, x.gate.cfg.Now().UnixMilli(), o, x.echoed(reason)
 	c.LatencyMS = x.elapsedMS()
 	c.ResponseHash = record.EmptyHash
 	if x.sum != nil {

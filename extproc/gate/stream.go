@@ -128,7 +128,7 @@ func (x *exchange) wait(ctx context.Context, m *message.Request) (*message.Respo
 		if x.localReply {
 			return x.localAnswer(m)
 		}
-		return withHeader(receiptHeader, x.id), x.settle()
+		return x.answered(), x.settle()
 	case message.ResponseBody:
 		if err := x.sealAnswer(ctx, m.Body); err != nil {
 			return nil, err
@@ -138,6 +138,9 @@ func (x *exchange) wait(ctx context.Context, m *message.Request) (*message.Respo
 		}
 		return x.passLast(m)
 	case message.ResponseTrailers:
+		if err := x.scrubTrailers(m); err != nil {
+			return nil, err
+		}
 		if x.tools != nil || x.handing != nil && len(x.handing.held) > 0 {
 			return nil, fmt.Errorf("%w: trailers follow an answer whose end is held back", errWithheld)
 		}

@@ -126,7 +126,7 @@ func (x *exchange) toolChunk(m *message.Request, read func([]byte) ([]byte, erro
 
 // withhold ends an answer that must not be passed on, and records why.
 func (x *exchange) withhold(why string) error {
-	x.gate.cfg.Log.Warn("answer of a tool server withheld", "receipt", x.id, "server", x.dest.Name, "reason", why)
+	x.gate.cfg.Log.Warn("answer withheld", "receipt", x.id, "provider", x.dest.Provider, "host", x.dest.name, "reason", why)
 	x.phase = phaseSettled
 	x.gate.metrics.cut.Inc()
 	go x.recordCut("the answer was withheld: " + clip(why))

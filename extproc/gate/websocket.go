@@ -78,7 +78,7 @@ func (x *exchange) routeScheme() string {
 func (x *exchange) switched() *message.Response {
 	x.unread = webSocket
 	x.gate.watch.add(x)
-	r := withHeader(receiptHeader, x.id)
+	r := x.answered()
 	r.Unshown = true
 	return r
 }

@@ -45,7 +45,7 @@ func (k Kind) String() string {
 type Request struct {
 	Kind        Kind
 	EndOfStream bool     // nothing follows in this direction; of headers and bodies
-	Headers     []Header // of RequestHeaders and ResponseHeaders, in the order in which they came
+	Headers     []Header // of RequestHeaders, ResponseHeaders and ResponseTrailers, in the order in which they came
 	Body        []byte   // of RequestBody and ResponseBody; shares the memory that Parse was given
 	attributes  []Header
 }
@@ -124,11 +124,11 @@ func (r *Request) content(f field) error {
 		return fmt.Errorf("%w: %v of wire type %d", ErrMalformed, r.Kind, f.typ)
 	}
 	switch r.Kind {
-	case RequestHeaders, ResponseHeaders:
+	case RequestHeaders, ResponseHeaders, ResponseTrailers:
 		return fields(f.bytes, r.headersField)
 	case RequestBody, ResponseBody:
 		return fields(f.bytes, r.bodyField)
-	case RequestTrailers, ResponseTrailers: // nobody decides on what is in them
+	case RequestTrailers: // nobody decides on what is in them
 	}
 	return nil
 }

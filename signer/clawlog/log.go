@@ -333,37 +333,66 @@ func (l *Log) Append(leaves []string) error {
 		}
 		raw[i], seen[h] = h, true
 	}
-	if err := l.grow(raw); err != nil {
+	t := &batch{Log: l, known: map[place]hash{}}
+	if err := t.grow(raw); err != nil {
 		return err
 	}
 	size := l.size + uint64(len(raw))
-	last, err := edge(l, size)
+	last, err := edge(t, size)
 	if err != nil {
 		return err
 	}
 	root := signRoot(l.cfg.ID, last[len(last)-1], size, l.cfg.Signer, l.cfg.Now())
-	if err := l.writeProofs(root, last, leaves); err != nil {
+	if err := t.writeProofs(root, last, leaves); err != nil {
 		return err
 	}
 	l.size, l.root = size, root
 	return l.indexAll()
 }
 
+// place is a node's.
+type place struct {
+	level int
+	index uint64
+}
+
+// batch is an append in the making. It keeps the nodes that it has seen, since the paths of neighbours share most of theirs.
+type batch struct {
+	*Log
+	known map[place]hash
+}
+
+func (t *batch) node(level int, index uint64) (hash, error) {
+	if h, ok := t.known[place{level, index}]; ok {
+		return h, nil
+	}
+	h, err := t.Log.node(level, index)
+	if err == nil {
+		t.known[place{level, index}] = h
+	}
+	return h, err
+}
+
+func (t *batch) setNode(level int, index uint64, h hash) error {
+	t.known[place{level, index}] = h
+	return t.Log.setNode(level, index, h)
+}
+
 // grow writes the leaves and every node that they complete.
-func (l *Log) grow(leaves []hash) error {
+func (t *batch) grow(leaves []hash) error {
 	for i, h := range leaves {
-		index := l.size + uint64(i) //nolint:gosec // a count
-		if err := l.setNode(0, index, h); err != nil {
+		index := t.size + uint64(i) //nolint:gosec // a count
+		if err := t.setNode(0, index, h); err != nil {
 			return err
 		}
 		for level := 0; index%2 == 1; level++ {
-			left, err := l.node(level, index-1)
+			left, err := t.node(level, index-1)
 			if err != nil {
 				return err
 			}
 			h = parent(left, h)
 			index /= 2
-			if err := l.setNode(level+1, index, h); err != nil {
+			if err := t.setNode(level+1, index, h); err != nil {
 				return err
 			}
 		}
@@ -372,31 +401,27 @@ func (l *Log) grow(leaves []hash) error {
 }
 
 // writeProofs writes the lines, makes them and the leaves durable, and then the offsets, which are what counts.
-func (l *Log) writeProofs(root Root, last []hash, leaves []string) error {
+func (t *batch) writeProofs(root Root, last []hash, leaves []string) error {
 	var lines, ends []byte
 	for i, leaf := range leaves {
-		index := l.size + uint64(i) //nolint:gosec // a count
-		p, err := path(l, last, index, root.TreeSize)
+		index := t.size + uint64(i) //nolint:gosec // a count
+		p, err := path(t, last, index, root.TreeSize)
 		if err != nil {
 			return err
 		}
-		line, err := json.Marshal(Line{proofOf(root, leaf, index, p), leaf})
-		if err != nil {
-			return fmt.Errorf("receipt log: %w", err)
-		}
-		lines = append(append(lines, line...), '\n')
-		ends = binary.BigEndian.AppendUint64(ends, l.end+uint64(len(lines)))
+		lines = append(appendLine(lines, root, leaf, index, p), '\n')
+		ends = binary.BigEndian.AppendUint64(ends, t.end+uint64(len(lines)))
 	}
-	if _, err := l.proofs.WriteAt(lines, int64(l.end)); err != nil { //nolint:gosec // a file's size
+	if _, err := t.proofs.WriteAt(lines, int64(t.end)); err != nil { //nolint:gosec // a file's size
 		return fmt.Errorf("receipt log: %w", err)
 	}
-	if err := errors.Join(fdatasync(l.levels[0]), fdatasync(l.proofs)); err != nil {
+	if err := errors.Join(fdatasync(t.levels[0]), fdatasync(t.proofs)); err != nil {
 		return err
 	}
-	if _, err := l.offsets.WriteAt(ends, int64(l.size)*offsetLen); err != nil { //nolint:gosec // a file's size
-		return errors.Join(fmt.Errorf("receipt log: %w", err), l.offsets.Truncate(int64(l.size)*offsetLen)) //nolint:gosec // a file's size
+	if _, err := t.offsets.WriteAt(ends, int64(t.size)*offsetLen); err != nil { //nolint:gosec // a file's size
+		return errors.Join(fmt.Errorf("receipt log: %w", err), t.offsets.Truncate(int64(t.size)*offsetLen)) //nolint:gosec // a file's size
 	}
-	l.end += uint64(len(lines))
+	t.end += uint64(len(lines))
 	return nil
 }
 

@@ -427,3 +427,17 @@ func BenchmarkAppend(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// TestLineIsWhatItsTypeSays: lines are written by hand, and are what encoding/json makes of a Line.
+func TestLineIsWhatItsTypeSays(t *testing.T) {
+	r := Root{LogID: "a \"log\"", TreeSize: 1 << 40, RootHash: "root", PublishedAt: "2026-01-01T00:00:00.000Z", Signature: RootSignature{"did:key:z", "sig"}}
+	for _, path := range [][]hash{nil, {{1}}, {{1}, {2, 3}, {}}} {
+		want, err := json.Marshal(Line{proofOf(r, "leaf", 1<<40-1, path), "leaf"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := appendLine([]byte("x"), r, "leaf", 1<<40-1, path); string(got) != "x"+string(want) {
+			t.Errorf("%s\nwant %s", got[1:], want)
+		}
+	}
+}

@@ -2,9 +2,11 @@ package clawlog
 
 import (
 	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"math"
+	"strconv"
 	"time"
 
 	"sallyport/signer/didkey"
@@ -205,4 +207,26 @@ func proofOf(r Root, leaf string, index uint64, path []hash) *Proof {
 	at := float64(index)
 	p.Metadata = &Metadata{LeafIndex: &at, MerkleAlgorithm: merkleAlgorithm}
 	return p
+}
+
+// appendLine appends the line of a leaf, as encoding/json writes a Line; one is made for each receipt.
+func appendLine(dst []byte, r Root, leaf string, index uint64, path []hash) []byte {
+	dst = append(dst, `{"log_inclusion_proof":{"proof_version":"`+proofVersion+`","log_id":`...)
+	dst = jcs.AppendText(dst, r.LogID)
+	dst = strconv.AppendUint(append(dst, `,"tree_size":`...), r.TreeSize, 10)
+	dst = jcs.AppendText(append(dst, `,"leaf_hash_b64u":`...), leaf)
+	dst = jcs.AppendText(append(dst, `,"root_hash_b64u":`...), r.RootHash)
+	dst = append(dst, `,"audit_path":[`...)
+	for i, h := range path {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(base64.RawURLEncoding.AppendEncode(append(dst, '"'), h[:]), '"')
+	}
+	dst = jcs.AppendText(append(dst, `],"root_published_at":`...), r.PublishedAt)
+	dst = jcs.AppendText(append(dst, `,"root_signature":{"signer_did":`...), r.Signature.SignerDID)
+	dst = jcs.AppendText(append(dst, `,"sig_b64u":`...), r.Signature.Signature)
+	dst = strconv.AppendUint(append(dst, `},"metadata":{"leaf_index":`...), index, 10)
+	dst = append(dst, `,"merkle_algorithm":"`+merkleAlgorithm+`"}},"payload_hash_b64u":`...)
+	return append(jcs.AppendText(dst, leaf), '}')
 }

@@ -56,7 +56,7 @@ type Completion struct {
 	ID            string  `json:"id"`
 	TimeMS        int64   `json:"time_ms"`
 	Outcome       Outcome `json:"outcome"`
-	Reason        string  `json:"reason,omitempty"` // why it was cut
+	Reason        string  `json:"reason,omitempty"` // why it was cut, or what is to be known of an answer
 	Status        int     `json:"status,omitempty"` // HTTP status of the upstream; 0 where none came
 	ResponseHash  string  `json:"response_hash_b64u"`
 	ResponseBytes int64   `json:"response_bytes"`

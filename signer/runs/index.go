@@ -23,7 +23,6 @@ import (
 	"sallyport/signer/contract"
 	"sallyport/signer/decision"
 	"sallyport/signer/evlog"
-	"sallyport/signer/receipt"
 	"sallyport/signer/record"
 )
 
@@ -234,8 +233,8 @@ func (b *batch) record(r evlog.Entry) error {
 }
 
 func (b *batch) intent(r evlog.Entry) error {
-	var l record.Logged
-	if err := json.Unmarshal(r.Payload, &l); err != nil {
+	l, err := readIntent(r.Payload)
+	if err != nil {
 		return err
 	}
 	e, err := b.entry(KeyOf(l.MissionID, l.TokenHash, l.RunID))
@@ -269,11 +268,10 @@ func (b *batch) intent(r evlog.Entry) error {
 }
 
 func (b *batch) receipt(r evlog.Entry) error {
-	var env struct{ Payload receipt.Payload }
-	if err := json.Unmarshal(r.Payload, &env); err != nil {
+	p, err := readReceipt(r.Payload)
+	if err != nil {
 		return err
 	}
-	p := &env.Payload
 	open := b.tx.Bucket(bOpen)
 	id := open.Get([]byte(p.ReceiptID))
 	d := &p.Metadata.Sallyport

@@ -1,11 +1,17 @@
 package e2e
 
 import (
+	"compress/gzip"
+	"encoding/base64"
+	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"sallyport/tests/harness"
 )
@@ -93,4 +99,64 @@ func searchFiles(t *testing.T, s *harness.System, token string) {
 	if err != nil || files < 5 {
 		t.Errorf("searched %d files: %v", files, err)
 	}
+}
+
+// TestEchoedCredential: a host that gives the credential back, in headers and body, plain and encoded, whole and over chunk
+// borders, does not give it to the agent; one that hides it in gzip is not heard. The evidence and the metrics say so.
+func TestEchoedCredential(t *testing.T) {
+	t.Parallel()
+	s := harness.Start(t, harness.Options{})
+	token := s.Issue(nil)
+	real := harness.Credential("openai_key")
+	basic := base64.StdEncoding.EncodeToString([]byte("user:" + real))
+	for name, c := range map[string]struct {
+		handle http.HandlerFunc
+		want   string // of the receipt's reason
+	}{
+		"plain": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("X-Seen", r.Header.Get("Authorization"))
+			_, _ = io.WriteString(w, `{"you sent":"`+r.Header.Get("Authorization")+`"}`)
+		}, "echoed the credential 2 times"},
+		"base64 and URL": {func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, basic+"\n"+url.QueryEscape(real))
+		}, "echoed the credential 2 times"},
+		"in pieces": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			for _, part := range []string{"data: ", real[:5], real[5:9], real[9:], "\n\n"} {
+				_, _ = io.WriteString(w, part)
+				w.(http.Flusher).Flush()
+				time.Sleep(30 * time.Millisecond) // so that Envoy passes the pieces on one by one
+			}
+		}, "echoed the credential 1 times"},
+		"gzip": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			z := gzip.NewWriter(w)
+			_, _ = io.WriteString(z, real)
+			_ = z.Close()
+		}, "encoded as gzip"},
+	} {
+		s.Upstream.Handle = c.handle
+		a := s.Do(harness.Call{Token: token})
+		seen := fmt.Sprint(a.Header) + string(a.Body)
+		for _, form := range []string{real, basic[8:], url.QueryEscape(real), real[5:]} {
+			if strings.Contains(seen, form) {
+				t.Errorf("%s: the agent got the credential: %s", name, seen)
+			}
+		}
+		found := 0
+		harness.Eventually(t, name+" is settled", func() bool { return len(s.Evidence().Open()) == 0 })
+		for _, r := range s.Evidence().Receipts {
+			if strings.Contains(r.Payload().Metadata.Sallyport.Reason, c.want) {
+				found++
+			}
+		}
+		if found == 0 {
+			t.Errorf("%s: no receipt says %q", name, c.want)
+		}
+		if (name == "gzip") != (a.Status != http.StatusOK || a.Err != nil) {
+			t.Errorf("%s: %d %v", name, a.Status, a.Err)
+		}
+	}
+	s.Stop()
+	searchFiles(t, s, token)
 }
