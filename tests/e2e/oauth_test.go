@@ -3,8 +3,6 @@ package e2e
 import (
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -36,7 +34,7 @@ secret_classes:
         client_id: gateway
         auth: {secret_file: %[5]q}
         scopes: [models.use]
-`, upstream.URL("openai"), upstream.Hosts()[0], oidc.TokenURL, oidc.RevocationURL, writeSecret(t, clientSecret))})
+`, upstream.URL("openai"), upstream.Hosts()[0], oidc.TokenURL, oidc.RevocationURL, harness.SecretFile(t, clientSecret))})
 	contract := s.Publish(forwardContract("443"))
 	got := func(token string) string {
 		t.Helper()
@@ -82,13 +80,4 @@ secret_classes:
 	checkEvidence(t, s, map[string]bool{})
 	searchFiles(t, s, second)
 	searchFiles(t, s, first)
-}
-
-func writeSecret(t *testing.T, text string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }

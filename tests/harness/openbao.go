@@ -156,7 +156,7 @@ func (b *OpenBao) AppRole(ttl string) (roleID, secretIDFile string) {
 		b.t.Fatal(err)
 	}
 	id := b.Put("auth/approle/role/gateway/secret-id", nil)
-	return role.Data["role_id"].(string), b.File(id.Data["secret_id"].(string))
+	return role.Data["role_id"].(string), SecretFile(b.t, id.Data["secret_id"].(string))
 }
 
 // Accessors are the tokens that stand.
@@ -171,14 +171,6 @@ func (b *OpenBao) Accessors() map[string]bool {
 		out[k.(string)] = true
 	}
 	return out
-}
-
-// File is a file of the owner's with a text.
-func (b *OpenBao) File(text string) string {
-	b.t.Helper()
-	path := filepath.Join(b.t.TempDir(), "file")
-	must(b.t, os.WriteFile(path, []byte(text), 0o600))
-	return path
 }
 
 // RedisUsers is a real Redis of which OpenBao makes users.

@@ -14,6 +14,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"sallyport/extproc/secret/oauth"
+	"sallyport/tests/harness"
 )
 
 // What Google's documentation wants of a request for a service account's token; and files that are none of a service
@@ -50,7 +51,7 @@ func TestGoogle(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := oauth.NewGoogle(oauth.Google{CredentialsFile: file(t, string(raw)), Scopes: []string{"a", "b"}})
+		s, err := oauth.NewGoogle(oauth.Google{CredentialsFile: harness.SecretFile(t, string(raw)), Scopes: []string{"a", "b"}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,7 +1,6 @@
 package oauth_test
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -18,9 +17,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -43,32 +40,6 @@ type clock struct{ offset atomic.Int64 }
 func (c *clock) now() time.Time       { return time.Now().Add(time.Duration(c.offset.Load())) }
 func (c *clock) pass(d time.Duration) { c.offset.Add(int64(d)) }
 
-type log struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-func file(t *testing.T, text string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 func source(t *testing.T, cfg oauth.Config) *oauth.Source {
 	t.Helper()
 	s, err := oauth.New(cfg)
@@ -78,9 +49,9 @@ func source(t *testing.T, cfg oauth.Config) *oauth.Source {
 	return s
 }
 
-func broker(t *testing.T, s secret.Source, opts ...secret.Option) (*secret.Broker, *log) {
+func broker(t *testing.T, s secret.Source, opts ...secret.Option) (*secret.Broker, *harness.Buffer) {
 	t.Helper()
-	l := &log{}
+	l := &harness.Buffer{}
 	opts = append(opts, secret.WithLog(slog.New(slog.NewTextHandler(l, nil))))
 	b, err := secret.New([]secret.Class{{Name: "model", Source: s, Hosts: []string{"api.example.com"}, TTL: time.Hour}}, opts...)
 	if err != nil {
@@ -179,9 +150,9 @@ func TestClientCredentials(t *testing.T) {
 		for k, v := range change {
 			claims[k] = v
 		}
-		return file(t, signed(t, ecKey, claims))
+		return harness.SecretFile(t, signed(t, ecKey, claims))
 	}
-	secretFile := secret.File(file(t, planted+"\n"))
+	secretFile := secret.File(harness.SecretFile(t, planted+"\n"))
 	for name, tc := range map[string]struct {
 		id    string
 		auth  oauth.Auth
@@ -189,16 +160,16 @@ func TestClientCredentials(t *testing.T) {
 	}{
 		"basic":             {"basic", oauth.Auth{Secret: secretFile, Basic: true}, ""},
 		"in the body":       {"post", oauth.Auth{Secret: secretFile}, ""},
-		"an RSA key":        {"rsa", oauth.Auth{KeyFile: file(t, pemFile(t, rsaKey)), KeyID: "key-0"}, ""},
-		"an ECDSA key":      {"ec", oauth.Auth{KeyFile: file(t, pemFile(t, ecKey))}, ""},
-		"an Ed25519 key":    {"ed", oauth.Auth{KeyFile: file(t, pemFile(t, edKey))}, ""},
+		"an RSA key":        {"rsa", oauth.Auth{KeyFile: harness.SecretFile(t, pemFile(t, rsaKey)), KeyID: "key-0"}, ""},
+		"an ECDSA key":      {"ec", oauth.Auth{KeyFile: harness.SecretFile(t, pemFile(t, ecKey))}, ""},
+		"an Ed25519 key":    {"ed", oauth.Auth{KeyFile: harness.SecretFile(t, pemFile(t, edKey))}, ""},
 		"a federated token": {"federated", oauth.Auth{AssertionFile: federated(nil)}, ""},
 		"a wrong secret":    {"basic", oauth.Auth{Secret: secret.Static("wrong"), Basic: true}, "invalid_client"},
-		"another's key":     {"ec", oauth.Auth{KeyFile: file(t, pemFile(t, otherKey))}, "invalid_client"},
+		"another's key":     {"ec", oauth.Auth{KeyFile: harness.SecretFile(t, pemFile(t, otherKey))}, "invalid_client"},
 		"an unknown client": {"nobody", oauth.Auth{Secret: secretFile, Basic: true}, "invalid_client"},
 		"an expired one":    {"federated", oauth.Auth{AssertionFile: federated(map[string]any{"exp": time.Now().Add(-time.Hour).Unix()})}, "invalid_client"},
 		"an empty secret":   {"basic", oauth.Auth{Secret: secret.Static("")}, "empty"},
-		"no key in it":      {"ec", oauth.Auth{KeyFile: file(t, planted)}, "no private key"},
+		"no key in it":      {"ec", oauth.Auth{KeyFile: harness.SecretFile(t, planted)}, "no private key"},
 		"no file":           {"ec", oauth.Auth{AssertionFile: "/does/not/exist"}, "assertion_file"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -230,7 +201,7 @@ func TestResourceAndNewKey(t *testing.T) {
 	o := harness.NewOIDC(t, []map[string]any{
 		client("gateway", "private_key_jwt", map[string]any{"jwks": jwks(second), "token_endpoint_auth_signing_alg": "ES256"}),
 	}, nil)
-	keyFile := file(t, pemFile(t, first))
+	keyFile := harness.SecretFile(t, pemFile(t, first))
 	s := source(t, oauth.Config{
 		TokenURL: o.TokenURL, ClientID: "gateway", Auth: oauth.Auth{KeyFile: keyFile, Audience: o.Issuer},
 		Scopes: []string{"models.use"}, Parameters: map[string]string{"resource": "https://api.example.com"},
@@ -262,7 +233,7 @@ func TestExchange(t *testing.T) {
 	subject := map[string]any{"iss": "https://login.example.com", "sub": "somebody", "aud": o.Issuer, "exp": time.Now().Add(time.Minute).Unix()}
 	cfg := oauth.Config{
 		TokenURL: o.TokenURL, ClientID: "gateway", Auth: oauth.Auth{Secret: secret.Static(planted), Basic: true}, Scopes: []string{"models.use"},
-		Exchange: &oauth.Exchange{SubjectTokenFile: file(t, signed(t, issuer, subject))},
+		Exchange: &oauth.Exchange{SubjectTokenFile: harness.SecretFile(t, signed(t, issuer, subject))},
 	}
 	c, err := source(t, cfg).Fetch(t.Context())
 	if err != nil {
@@ -271,7 +242,7 @@ func TestExchange(t *testing.T) {
 	if active, claims := o.Active(c.Value.Reveal()); !active || claims["client_id"] != "gateway" {
 		t.Errorf("the provider knows of it %v", claims)
 	}
-	cfg.Exchange = &oauth.Exchange{SubjectTokenFile: file(t, signed(t, stranger, subject))}
+	cfg.Exchange = &oauth.Exchange{SubjectTokenFile: harness.SecretFile(t, signed(t, stranger, subject))}
 	if _, err := source(t, cfg).Fetch(t.Context()); err == nil || !strings.Contains(err.Error(), "invalid_grant") {
 		t.Errorf("a stranger's token: %v", err)
 	}
@@ -443,7 +414,7 @@ func TestEntraRequest(t *testing.T) {
 		_, _ = w.Write([]byte(`{"error":"invalid_client","error_description":"AADSTS700027: The certificate ` + planted + `"}`))
 	}))
 	defer srv.Close()
-	cfg, err := oauth.Entra{AuthorityHost: srv.URL, TenantID: "contoso", ClientID: "gateway", CertificateFile: file(t, text), Scopes: []string{"a/.default"}}.Config(os.Getenv)
+	cfg, err := oauth.Entra{AuthorityHost: srv.URL, TenantID: "contoso", ClientID: "gateway", CertificateFile: harness.SecretFile(t, text), Scopes: []string{"a/.default"}}.Config(os.Getenv)
 	if err != nil {
 		t.Fatal(err)
 	}

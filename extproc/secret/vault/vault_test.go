@@ -1,7 +1,6 @@
 package vault_test
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -51,9 +50,9 @@ func source(t *testing.T, cfg vault.Config) *vault.Source {
 }
 
 // broker has the one class model; its log goes to the buffer that it returns.
-func broker(t *testing.T, s secret.Source, opts ...secret.Option) (*secret.Broker, *log) {
+func broker(t *testing.T, s secret.Source, opts ...secret.Option) (*secret.Broker, *harness.Buffer) {
 	t.Helper()
-	l := &log{}
+	l := &harness.Buffer{}
 	opts = append(opts, secret.WithLog(slog.New(slog.NewTextHandler(l, nil))))
 	b, err := secret.New([]secret.Class{{Name: "model", Source: s, Hosts: []string{"api.example.com"}, TTL: 10 * time.Minute}}, opts...)
 	if err != nil {
@@ -61,23 +60,6 @@ func broker(t *testing.T, s secret.Source, opts ...secret.Option) (*secret.Broke
 	}
 	t.Cleanup(func() { _ = b.Close(t.Context()) })
 	return b, l
-}
-
-type log struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
 
 func mustGive(t *testing.T, b *secret.Broker, want string) {
@@ -99,7 +81,7 @@ func TestKVFollowsTheServer(t *testing.T) {
 	srv, clk := harness.NewOpenBao(t), &clock{}
 	srv.KV("first")
 	s := source(t, vault.Config{
-		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: file(t, srv.Token())}, Now: clk.now,
+		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: harness.SecretFile(t, srv.Token())}, Now: clk.now,
 		KV2: &vault.KV2{Path: "models/openai", Field: "key"},
 	})
 	b, _ := broker(t, s, secret.WithClock(clk.now))
@@ -111,7 +93,7 @@ func TestKVFollowsTheServer(t *testing.T) {
 	srv.KV(12345)
 	clk.pass(2*vault.DefaultRefresh - 6*time.Second) // late in its life, yet before calls wait
 	mustGive(t, b, "second")
-	until(t, "no call ever got the value that was fetched in the background", func() bool {
+	harness.Eventually(t, "a call gets the value that was fetched in the background", func() bool {
 		c, _, _ := b.Get(t.Context(), "model", target, 0)
 		return c.Value.Reveal() == "12345"
 	})
@@ -132,7 +114,7 @@ func TestServerAway(t *testing.T) {
 	srv := harness.NewOpenBao(t)
 	srv.KV(planted)
 	cfg := vault.Config{
-		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: file(t, srv.Token())},
+		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: harness.SecretFile(t, srv.Token())},
 		KV2: &vault.KV2{Path: "models/openai", Field: "key"},
 	}
 	for _, away := range []struct {
@@ -243,7 +225,7 @@ func TestJWTLogin(t *testing.T) {
 	}
 	srv.Put("auth/cluster/config", map[string]any{"jwt_validation_pubkeys": string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))})
 	srv.Put("auth/cluster/role/gateway", map[string]any{"role_type": "jwt", "user_claim": "sub", "bound_audiences": "bao", "token_policies": "gateway"})
-	jwt := file(t, es256(t, key, fmt.Sprintf(`{"sub":"gateway","aud":"bao","iat":%d,"exp":%d}`, time.Now().Unix(), time.Now().Add(time.Hour).Unix())))
+	jwt := harness.SecretFile(t, es256(t, key, fmt.Sprintf(`{"sub":"gateway","aud":"bao","iat":%d,"exp":%d}`, time.Now().Unix(), time.Now().Add(time.Hour).Unix())))
 	cfg := vault.Config{
 		Address: "http://" + srv.Address, Auth: vault.Auth{JWT: &vault.JWT{Role: "gateway", File: jwt, Mount: "cluster"}},
 		KV2: &vault.KV2{Path: "models/openai", Field: "key"},
@@ -280,7 +262,7 @@ func TestNamespace(t *testing.T) {
 	srv.Client = root
 	for ns, want := range map[string]string{"": "of the root", "team": "of the team"} {
 		s := source(t, vault.Config{
-			Address: "http://" + srv.Address, Namespace: ns, Auth: vault.Auth{TokenFile: file(t, srv.Token())},
+			Address: "http://" + srv.Address, Namespace: ns, Auth: vault.Auth{TokenFile: harness.SecretFile(t, srv.Token())},
 			KV2: &vault.KV2{Path: "models/openai", Field: "key"},
 		})
 		if c, err := s.Fetch(t.Context()); err != nil || c.Value.Reveal() != want {
@@ -314,7 +296,7 @@ func TestDatabaseLease(t *testing.T) {
 	mustGive(t, b, name)
 	clk.pass(3*time.Minute + 50*time.Second) // of 4: calls get one until its last 5 seconds, and it is prolonged meanwhile
 	mustGive(t, b, name)
-	until(t, "the lease is never prolonged", func() bool {
+	harness.Eventually(t, "the lease is prolonged", func() bool {
 		c, _, d := b.Get(t.Context(), "model", target, 0)
 		return d == nil && c.Value.Reveal() == name && c.Expires.Sub(clk.now()) > 3*time.Minute
 	})
@@ -329,7 +311,7 @@ func TestDatabaseLease(t *testing.T) {
 	if err := b.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "users stay at Redis", func() bool { return len(r.Users()) == 0 })
+	harness.Eventually(t, "no user is left at Redis", func() bool { return len(r.Users()) == 0 })
 	mustRefuse(t, b, "after the end")
 }
 
@@ -338,9 +320,9 @@ func TestDatabaseLease(t *testing.T) {
 func TestLeasePerJob(t *testing.T) {
 	srv, clk := harness.NewOpenBao(t), &clock{}
 	r := srv.RedisUsers("1h", "2h")
-	l := &log{}
+	l := &harness.Buffer{}
 	b, err := secret.New([]secret.Class{{Name: "db", Hosts: []string{"api.example.com"}, TTL: time.Hour, PerJob: true, Source: source(t, vault.Config{
-		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: file(t, srv.Token())}, Now: clk.now,
+		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: harness.SecretFile(t, srv.Token())}, Now: clk.now,
 		Lease: &vault.Lease{Path: "database/creds/agent", Field: "username"},
 	})}}, secret.WithClock(clk.now), secret.WithLog(slog.New(slog.NewTextHandler(l, nil))))
 	if err != nil {
@@ -375,22 +357,22 @@ func TestLeasePerJob(t *testing.T) {
 		t.Errorf("a call of no job: %v", d)
 	}
 	over[1].Store(true)
-	until(t, "the user of a job that is over stays", has(first, third))
+	harness.Eventually(t, "the user of a job that is over goes", has(first, third))
 	if err := srv.Sys().Seal(); err != nil {
 		t.Fatal(err)
 	}
 	over[0].Store(true)
-	until(t, "nothing says that it could not be revoked", func() bool { return strings.Contains(l.String(), "could not be revoked") })
+	harness.Eventually(t, "the log says that it could not be revoked", func() bool { return strings.Contains(l.String(), "could not be revoked") })
 	srv.Unseal()
 	clk.pass(time.Minute)
-	until(t, "the user of a job that was over while the server was away stays", has(third))
+	harness.Eventually(t, "the user of a job that was over while the server was away goes", has(third))
 	if get(2) != third {
 		t.Error("the job that goes on has lost its user")
 	}
 	if err := b.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "users stay at Redis after the end", has())
+	harness.Eventually(t, "no user is left at Redis after the end", has())
 }
 
 // A password that a lease gives opens what it is for, and no longer does once the lease is revoked.
@@ -398,7 +380,7 @@ func TestRevokedLeaseOpensNothing(t *testing.T) {
 	srv := harness.NewOpenBao(t)
 	r := srv.RedisUsers("1h", "2h")
 	s := source(t, vault.Config{
-		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: file(t, srv.Token())},
+		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: harness.SecretFile(t, srv.Token())},
 		Lease: &vault.Lease{Path: "database/creds/agent", Field: "password"},
 	})
 	c, err := s.Fetch(t.Context())
@@ -448,7 +430,7 @@ func TestPKILease(t *testing.T) {
 	srv.Put("pki/root/generate/internal", map[string]any{"common_name": "example.com", "ttl": "24h"})
 	srv.Put("pki/roles/agent", map[string]any{"allowed_domains": "example.com", "allow_subdomains": true, "generate_lease": true, "max_ttl": "1h"})
 	s := source(t, vault.Config{
-		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: file(t, srv.Token())},
+		Address: "http://" + srv.Address, Auth: vault.Auth{TokenFile: harness.SecretFile(t, srv.Token())},
 		Lease: &vault.Lease{Path: "pki/issue/agent", Field: "serial_number", Parameters: map[string]string{"common_name": "a.example.com", "ttl": "10m"}},
 	})
 	c, err := s.Fetch(t.Context())
@@ -481,7 +463,7 @@ func TestSlowServer(t *testing.T) {
 	}))
 	defer proxy.Close()
 	s := source(t, vault.Config{
-		Address: proxy.URL, Auth: vault.Auth{TokenFile: file(t, srv.Token())}, Now: clk.now, KV2: &vault.KV2{Path: "models/openai", Field: "key"},
+		Address: proxy.URL, Auth: vault.Auth{TokenFile: harness.SecretFile(t, srv.Token())}, Now: clk.now, KV2: &vault.KV2{Path: "models/openai", Field: "key"},
 	})
 	b, logged := broker(t, s, secret.WithClock(clk.now), secret.WithFetchTimeout(300*time.Millisecond))
 	mustGive(t, b, planted)
@@ -550,7 +532,7 @@ func TestRubbish(t *testing.T) {
 				{Lease: &vault.Lease{Path: "p", Field: "key"}},
 				{Lease: &vault.Lease{Path: "p", Field: "key", Parameters: map[string]string{"a": "b"}}},
 			} {
-				cfg.Address, cfg.Auth.TokenFile = srv.URL, file(t, "token")
+				cfg.Address, cfg.Auth.TokenFile = srv.URL, harness.SecretFile(t, "token")
 				b, logged := broker(t, source(t, cfg))
 				mustRefuse(t, b, name)
 				if ready := b.Ready(t.Context()); ready == nil || strings.Contains(ready.Error()+logged.String(), planted) || !strings.Contains(ready.Error(), `"model"`) {
@@ -567,7 +549,7 @@ func TestAbsurdLease(t *testing.T) {
 		_, _ = w.Write([]byte(`{"lease_id":"x","lease_duration":9223372036854775807,"data":{"key":"a"}}`))
 	}))
 	defer srv.Close()
-	b, _ := broker(t, source(t, vault.Config{Address: srv.URL, Auth: vault.Auth{TokenFile: file(t, "token")}, Lease: &vault.Lease{Path: "p", Field: "key"}}))
+	b, _ := broker(t, source(t, vault.Config{Address: srv.URL, Auth: vault.Auth{TokenFile: harness.SecretFile(t, "token")}, Lease: &vault.Lease{Path: "p", Field: "key"}}))
 	if c, _, d := b.Get(t.Context(), "model", target, 0); d != nil || time.Until(c.Expires) > 10*time.Minute {
 		t.Errorf("%v, for %s", d, time.Until(c.Expires))
 	}
