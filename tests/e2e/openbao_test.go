@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"os"
@@ -9,17 +10,24 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"sallyport/tests/harness"
 )
 
-// baoConfig has one upstream, whose credential comes from the server: looked at every second, used for 15 at most.
+// baoConfig has an upstream whose credential comes from the server: looked at every second, used for 15 at most. It is
+// also reached as short, where it is used for one second.
 func baoConfig(bao *harness.OpenBao, upstream *harness.Upstream, roleID, secretIDFile string) string {
 	return fmt.Sprintf(`
 loopback_model: {enabled: false}
 upstreams:
   - {name: openai, dialect: openai, url: %[1]q, secret_class: openai_key}
+  - {name: short, provider: openai, dialect: openai, url: %[1]q, secret_class: anthropic_key}
 secret_classes:
+  - name: anthropic_key
+    hosts: [%[2]q]
+    ttl: 1s
+    from: {vault: {address: "http://%[3]s", auth: {approle: {role_id: %[4]q, secret_id_file: %[5]q}}, kv2: {path: models/openai, field: key}}}
   - name: openai_key
     hosts: [%[2]q]
     ttl: 15s
@@ -79,6 +87,24 @@ func TestOpenBao(t *testing.T) {
 	})
 	bao.Unseal()
 	harness.Eventually(t, "calls go on", func() bool { return gets() == harness.Credential("anthropic_key") })
+
+	// An answer that streams for longer than its credential lives goes to its end; the next call has none.
+	upstream.Gap, upstream.Chunks = 300*time.Millisecond, 6
+	streaming := upstream.Count()
+	done := make(chan harness.Answer, 1)
+	go func() {
+		done <- s.Do(harness.Call{Token: token, Path: "/short/v1/chat/completions", Body: harness.ChatBody("gpt-4o-mini", true)})
+	}()
+	harness.Eventually(t, "the streamed call is upstream", func() bool { return upstream.Count() == streaming+1 })
+	if err := bao.Sys().Seal(); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-done; a.Err != nil || !bytes.Contains(a.Body, []byte("[DONE]")) {
+		t.Errorf("a stream was cut at the end of its credential: %v %s", a.Err, a.Body)
+	}
+	if a := s.Do(harness.Call{Token: token, Path: "/short/v1/chat/completions"}); a.Code != "SECRET_UNAVAILABLE" {
+		t.Errorf("after the stream: %d %s", a.Status, a.Body)
+	}
 
 	bao.Stop()
 	s.Signal("extproc", syscall.SIGKILL)
