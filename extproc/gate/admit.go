@@ -315,7 +315,7 @@ func (x *exchange) credential(ctx context.Context, ask decide.Ask, v decide.Verd
 	if ask.SecretClass == "" {
 		return secret.Credential{}, secret.Inject{}, nil
 	}
-	return x.gate.cfg.Secrets.GetFor(ctx, x.secretJob(), ask.SecretClass, secret.Target{Host: ask.Host, Method: ask.Method, Path: ask.Path}, v.SecretMaxTTL)
+	return x.gate.cfg.Secrets.GetFor(ctx, x.secretJob, ask.SecretClass, secret.Target{Host: ask.Host, Method: ask.Method, Path: ask.Path}, v.SecretMaxTTL)
 }
 
 // secretJob is the call's job as the secret classes know it: over when the newest token that was shown of it has expired

@@ -90,11 +90,11 @@ func (b *Broker) Allowed(class string, t Target) *code.Denial {
 // For a Basic class the value is already the encoded pair and the injection its header.
 // The denial's detail goes to the client: it names the class and the target, never the source.
 func (b *Broker) Get(ctx context.Context, class string, t Target, maxTTL time.Duration) (Credential, Inject, *code.Denial) {
-	return b.GetFor(ctx, Job{}, class, t, maxTTL)
+	return b.GetFor(ctx, nil, class, t, maxTTL)
 }
 
-// GetFor is Get for a call of a job.
-func (b *Broker) GetFor(ctx context.Context, job Job, class string, t Target, maxTTL time.Duration) (Credential, Inject, *code.Denial) {
+// GetFor is Get for a call of a job, which is asked for only where the class gives each job its own.
+func (b *Broker) GetFor(ctx context.Context, job func() Job, class string, t Target, maxTTL time.Duration) (Credential, Inject, *code.Denial) {
 	if d := b.Allowed(class, t); d != nil {
 		return Credential{}, Inject{}, d
 	}

@@ -16,7 +16,10 @@ const (
 	lookEvery = 250 * time.Millisecond
 )
 
-var errTooManyJobs = errors.New("too many jobs hold a credential of the class at the same time")
+var (
+	errTooManyJobs = errors.New("too many jobs hold a credential of the class at the same time")
+	errNoJob       = errors.New("the class gives each job its own, and the call is of none")
+)
 
 // Job is what a call is of, where a class gives each job a credential of its own.
 type Job struct {
@@ -40,7 +43,7 @@ type holder struct {
 // of is the job's own.
 func (j *jobs) of(job Job, class Class, b *Broker) (*held, error) {
 	if job.ID == "" || job.Over == nil {
-		return nil, errors.New("the class gives each job its own, and the call is of none")
+		return nil, errNoJob
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -57,8 +60,11 @@ func (j *jobs) of(job Job, class Class, b *Broker) (*held, error) {
 	return h, nil
 }
 
-func (h *held) ofJob(ctx context.Context, job Job, maxTTL time.Duration) (Credential, error) {
-	own, err := h.jobs.of(job, h.Class, h.b)
+func (h *held) ofJob(ctx context.Context, job func() Job, maxTTL time.Duration) (Credential, error) {
+	if job == nil {
+		return Credential{}, errNoJob
+	}
+	own, err := h.jobs.of(job(), h.Class, h.b)
 	if err != nil {
 		return Credential{}, err
 	}

@@ -335,7 +335,9 @@ func TestLeasePerJob(t *testing.T) {
 	var over [3]atomic.Bool
 	get := func(job int) string {
 		t.Helper()
-		c, _, d := b.GetFor(t.Context(), secret.Job{ID: fmt.Sprint(job), Over: func(time.Time) bool { return over[job].Load() }}, "db", target, 0)
+		c, _, d := b.GetFor(t.Context(), func() secret.Job {
+			return secret.Job{ID: fmt.Sprint(job), Over: func(time.Time) bool { return over[job].Load() }}
+		}, "db", target, 0)
 		if d != nil {
 			t.Fatalf("%v\n%s", d, l)
 		}
