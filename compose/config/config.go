@@ -55,19 +55,22 @@ func (u Upstream) ParsedURL() (*url.URL, error) { return url.Parse(u.URL) }
 // SecretClass is a credential that the gateway may send, and where.
 type SecretClass struct {
 	Name         string   `yaml:"name"`
-	From         string   `yaml:"from"` // env:NAME or file:PATH; static:VALUE only in the built-in defaults
+	From         Origin   `yaml:"from"`
 	Inject       *Inject  `yaml:"inject"`
 	Hosts        []string `yaml:"hosts"`
 	Methods      []string `yaml:"methods"`
 	PathPrefixes []string `yaml:"path_prefixes"`
 	TTL          Duration `yaml:"ttl"`
 	NeedsTool    bool     `yaml:"needs_tool"` // only for calls that the contract maps to a tool which names the class
+	PerJob       bool     `yaml:"per_job"`    // each job has its own, which is revoked when the job is over
 }
 
 // Inject says how a credential is sent; nil means as the upstream's dialect does.
 type Inject struct {
-	Header string `yaml:"header"`
-	Format string `yaml:"format"` // with %s for the credential
+	Header string `yaml:"header"` // this, Query or Basic
+	Format string `yaml:"format"` // with %s for the credential; of a header
+	Query  string `yaml:"query"`  // name of a query parameter
+	Basic  string `yaml:"basic"`  // user name, with the credential as its password
 }
 
 // Evidence says how and where calls are recorded.

@@ -72,7 +72,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("gemini's provider is %q", c.Upstreams[2].Provider)
 	}
 	for _, s := range c.SecretClasses {
-		if !strings.Contains(s.From, "not-a-real-key") {
+		if !strings.Contains(s.From.Local, "not-a-real-key") {
 			t.Errorf("%s does not say that it is not real: %s", s.Name, s.From)
 		}
 	}
@@ -98,7 +98,7 @@ func TestExample(t *testing.T) {
 		t.Errorf("providers %q %q", c.Upstreams[0].Provider, c.Upstreams[2].Provider)
 	}
 	dir, _ := os.Getwd()
-	if want := "file:" + filepath.Join(dir, "gemini.key"); c.SecretClasses[2].From != want {
+	if want := "file:" + filepath.Join(dir, "gemini.key"); c.SecretClasses[2].From.Local != want {
 		t.Errorf("from is %s, want %s", c.SecretClasses[2].From, want)
 	}
 	if time.Duration(c.SecretClasses[2].TTL) != 5*time.Minute || time.Duration(c.SecretClasses[0].TTL) != DefaultTTL {

@@ -88,7 +88,7 @@ func (c *Config) defaultUpstreams() {
 		if s.TTL == 0 {
 			s.TTL = Duration(DefaultTTL)
 		}
-		if s.Inject != nil {
+		if s.Inject != nil && s.Inject.Header != "" {
 			str(&s.Inject.Format, DefaultInjectFormat)
 		}
 	}
@@ -112,7 +112,7 @@ func (c *Config) developmentUpstreams() {
 		u.URL, u.SecretClass = "http://"+c.LoopbackModel.Listen, u.Name+"_key"
 		c.Upstreams = append(c.Upstreams, u)
 		if !have[u.SecretClass] {
-			c.SecretClasses = append(c.SecretClasses, SecretClass{Name: u.SecretClass, From: developmentCredential, Hosts: []string{host}})
+			c.SecretClasses = append(c.SecretClasses, SecretClass{Name: u.SecretClass, From: Origin{Local: developmentCredential}, Hosts: []string{host}})
 		}
 	}
 }
@@ -135,10 +135,7 @@ func (c *Config) defaultPaths(base string) {
 		abs(&c.Upstreams[i].CAFile, base)
 	}
 	for i := range c.SecretClasses {
-		if p, ok := strings.CutPrefix(c.SecretClasses[i].From, "file:"); ok {
-			abs(&p, base)
-			c.SecretClasses[i].From = "file:" + p
-		}
+		c.SecretClasses[i].From.applyDefaults(base)
 	}
 }
 

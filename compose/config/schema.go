@@ -104,6 +104,8 @@ func (p *positions) finding(root any, e *jsonschema.ValidationError) Problems {
 		return Problems{p.problem(path, fmt.Sprintf("is %s, must be at least %s", k.Got.RatString(), k.Want.RatString()), about)}
 	case *kind.Maximum:
 		return Problems{p.problem(path, fmt.Sprintf("is %s, must be at most %s", k.Got.RatString(), k.Want.RatString()), about)}
+	case *kind.MinProperties, *kind.MaxProperties:
+		return Problems{p.problem(path, "choose one field here", "the fields are "+strings.Join(fields(root, e.InstanceLocation), ", "))}
 	case *kind.Type:
 		return Problems{p.problem(path, fmt.Sprintf("is %s, must be %s", article(k.Got), articles(k.Want)), about)}
 	case *kind.Enum:
@@ -115,7 +117,7 @@ func (p *positions) finding(root any, e *jsonschema.ValidationError) Problems {
 
 // mayHoldSecret holds for fields into which people paste a credential by mistake; messages must not repeat it.
 func mayHoldSecret(path string) bool {
-	return path == "redis_url" || strings.HasSuffix(path, "].from") || strings.HasSuffix(path, "inject.format")
+	return path == "redis_url" || strings.Contains(path, "].from") || strings.HasSuffix(path, "inject.format")
 }
 
 // describe is the remedy that the schema holds for a place: its description and an example.
@@ -173,6 +175,9 @@ func resolve(root, schema any) []map[string]any {
 		return nil
 	}
 	out := []map[string]any{s}
+	if then, ok := s["then"]; ok {
+		out = append(out, resolve(root, then)...)
+	}
 	if ref, ok := s["$ref"].(string); ok {
 		var target = root
 		for seg := range strings.SplitSeq(strings.TrimPrefix(ref, "#/"), "/") {

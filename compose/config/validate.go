@@ -77,7 +77,7 @@ func (v *validator) upstreams(c *Config) {
 		if slices.Contains(reservedDoors, u.Name) {
 			v.bad(at+".name", "choose another name", "%s is a path of the gateway itself", u.Name)
 		}
-		to := v.upstreamURL(at+".url", u.URL)
+		to := v.serverURL(at+".url", u.URL, "https://api.openai.com")
 		if u.SecretClass == "" {
 			continue
 		}
@@ -120,20 +120,20 @@ func (c *Config) Authorities(s SecretClass) []string {
 	return slices.Compact(out)
 }
 
-// upstreamURL returns the URL, nil where it cannot be used.
-func (v *validator) upstreamURL(at, raw string) *url.URL {
+// serverURL returns the URL of a server that gets a credential, nil where it cannot be used.
+func (v *validator) serverURL(at, raw, example string) *url.URL {
 	u, err := url.Parse(raw)
 	if err != nil {
 		var why *url.Error
 		if errors.As(err, &why) {
 			err = why.Err // without the URL, which may hold a password
 		}
-		v.bad(at, "write scheme, host and base path, e.g. https://api.openai.com", "cannot be read: %v", err)
+		v.bad(at, "write scheme, host and base path, e.g. "+example, "cannot be read: %v", err)
 		return nil
 	}
 	switch {
 	case u.Hostname() == "":
-		v.bad(at, "write scheme, host and base path, e.g. https://api.openai.com", "has no host")
+		v.bad(at, "write scheme, host and base path, e.g. "+example, "has no host")
 		return nil
 	case u.User != nil:
 		v.bad(at, "remove the user information and use a secret class", "carries user information")
@@ -162,6 +162,13 @@ func (v *validator) secretClasses(c *Config) {
 		if s.TTL < 0 {
 			v.bad(at+".ttl", "use a positive duration such as 10m", "is negative")
 		}
+		if s.Inject != nil {
+			v.oneOf(at+".inject", map[string]bool{"header": s.Inject.Header != "", "query": s.Inject.Query != "", "basic": s.Inject.Basic != ""})
+		}
+		if s.PerJob && !s.From.Leases() {
+			v.bad(at+".per_job", "remove it, or use vault.lease, or oauth with a revocation_url", "%s gives nothing that could be revoked", s.From)
+		}
+		v.origin(at+".from", s.From)
 	}
 }
 

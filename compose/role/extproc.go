@@ -18,6 +18,9 @@ import (
 	"sallyport/signer/client"
 )
 
+// giveBackTimeout is how long the end of a process waits for the sources of its credentials.
+const giveBackTimeout = 3 * time.Second
+
 // ExtProcName tells the ext_proc processes of one machine apart.
 func ExtProcName(index int) string { return fmt.Sprintf("extproc-%d", index) }
 
@@ -67,11 +70,21 @@ func (p *Process) ExtProc(ctx context.Context, index int) error {
 	go func() { clientDone <- signer.Run(clientCtx) }()
 	s.run("gate", func(ctx context.Context) error { return g.Serve(ctx, lis) })
 	err = s.wait()
+	p.giveBack(ctx, broker)
 	stopClient()
 	if clientErr := <-clientDone; clientErr != nil && !errors.Is(clientErr, context.Canceled) {
 		err = errors.Join(err, clientErr)
 	}
 	return err
+}
+
+// giveBack ends what the gate holds at the sources of its credentials.
+func (p *Process) giveBack(ctx context.Context, broker *secret.Broker) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTimeout)
+	defer cancel()
+	if err := broker.Close(ctx); err != nil {
+		p.Log.Warn("some credentials could not be given back and end by themselves", slog.Any("error", err))
+	}
 }
 
 func (p *Process) signerClient(index int) (*client.Client, error) {
@@ -150,24 +163,20 @@ func gateUpstreams(c *config.Config) ([]gate.Upstream, error) {
 func newBroker(c *config.Config, log *slog.Logger) (*secret.Broker, error) {
 	var classes []secret.Class
 	for _, s := range c.SecretClasses {
-		src, err := source(s.From)
+		src, err := Source(s.From)
 		if err != nil {
 			return nil, fmt.Errorf("secret class %s: %w", s.Name, err)
 		}
-		cl := secret.Class{Name: s.Name, Source: src, Hosts: c.Authorities(s), Methods: s.Methods, PathPrefixes: s.PathPrefixes, TTL: time.Duration(s.TTL), NeedsTool: s.NeedsTool}
+		cl := secret.Class{
+			Name: s.Name, Source: src, Hosts: c.Authorities(s), Methods: s.Methods, PathPrefixes: s.PathPrefixes, TTL: time.Duration(s.TTL),
+			NeedsTool: s.NeedsTool, PerJob: s.PerJob,
+		}
 		if s.Inject != nil {
-			cl.Inject = secret.Inject{Header: strings.ToLower(s.Inject.Header), Format: s.Inject.Format}
+			cl.Inject = secret.Inject{
+				Header: strings.ToLower(s.Inject.Header), Format: s.Inject.Format, Query: s.Inject.Query, Basic: s.Inject.Basic,
+			}
 		}
 		classes = append(classes, cl)
 	}
 	return secret.New(classes, secret.WithLog(log))
-}
-
-// source is where a class's credential comes from. The static one occurs in the built-in defaults only; the schema of
-// the file does not know it.
-func source(from string) (secret.Source, error) {
-	if value, ok := strings.CutPrefix(from, "static:"); ok {
-		return secret.Static(value), nil
-	}
-	return secret.ParseSource(from)
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"sallyport/extproc/decide"
 	"sallyport/extproc/dialect"
@@ -324,7 +325,17 @@ func (x *exchange) credential(ctx context.Context, ask decide.Ask, v decide.Verd
 	if ask.SecretClass == "" {
 		return secret.Credential{}, secret.Inject{}, nil
 	}
-	return x.gate.cfg.Secrets.Get(ctx, ask.SecretClass, secret.Target{Host: ask.Host, Method: ask.Method, Path: ask.Path, Tool: v.NamedBy}, v.SecretMaxTTL)
+	return x.gate.cfg.Secrets.GetFor(ctx, x.secretJob, ask.SecretClass, secret.Target{Host: ask.Host, Method: ask.Method, Path: ask.Path, Tool: v.NamedBy}, v.SecretMaxTTL)
+}
+
+// secretJob is the call's job as the secret classes know it: over when the newest token that was shown of it has expired
+// or was withdrawn.
+func (x *exchange) secretJob() secret.Job {
+	t, trust := x.token, x.gate.cfg.Signer.Trust
+	return secret.Job{ID: x.job(), Over: func(now time.Time) bool {
+		known := trust()
+		return t.Expired(now) || (known != nil && known.Revoked(t))
+	}}
 }
 
 func (x *exchange) newIntent(ask decide.Ask, seen dialect.Body, body []byte) *record.Intent {

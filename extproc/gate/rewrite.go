@@ -3,6 +3,8 @@ package gate
 import (
 	"fmt"
 	"net/url"
+	"slices"
+	"strings"
 
 	"sallyport/extproc/dialect"
 	"sallyport/extproc/message"
@@ -30,7 +32,7 @@ func (x *exchange) rewrite(class string, cred secret.Credential, inject secret.I
 	if class != "" {
 		switch {
 		case inject.Query != "":
-			if query != "" {
+			if query = withoutParameter(dialect.CleanQuery(query), inject.Query); query != "" {
 				query += "&"
 			}
 			query += url.QueryEscape(inject.Query) + "=" + url.QueryEscape(cred.Value.Reveal())
@@ -62,6 +64,17 @@ func (x *exchange) rewrite(class string, cred secret.Credential, inject secret.I
 		}
 	}
 	return m
+}
+
+// withoutParameter takes every parameter of a name out of a query, so that the agent's own does not stand beside ours:
+// which of two counts is the server's choice.
+func withoutParameter(query, name string) string {
+	kept := slices.DeleteFunc(strings.Split(query, "&"), func(pair string) bool {
+		key, _, _ := strings.Cut(pair, "=")
+		key, err := url.QueryUnescape(key)
+		return err != nil || strings.EqualFold(key, name)
+	})
+	return strings.Join(kept, "&")
 }
 
 // credentialHeader is the class's own header, or the provider's canonical one.

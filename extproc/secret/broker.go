@@ -7,33 +7,25 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"sallyport/signer/code"
 )
 
-// renewBefore is how long before the end of its lease a credential is fetched anew, so that none ends on its way.
-const renewBefore = 5 * time.Second
-
-// Broker gives calls their credentials, within the bounds of the operator's classes.
+// Broker gives calls their credentials, within the bounds of the operator's classes. Close ends it.
 type Broker struct {
 	classes map[string]*held
 	now     func() time.Time
 	log     *slog.Logger
-}
+	timeout time.Duration // of one fetch
 
-// held is a class and the leased credential that is at hand.
-type held struct {
-	Class
-	turn chan struct{} // one fetch at a time; a channel, so that waiting for it ends with the context
-	kept atomic.Pointer[lease]
-}
-
-// lease is a credential with an end of its own, and when it was fetched.
-type lease struct {
-	cred    Credential
-	fetched time.Time
+	life    context.Context // of the fetches that are on their way
+	end     context.CancelFunc
+	mu      sync.Mutex
+	closed  bool
+	flights sync.WaitGroup
+	looking sync.Once
 }
 
 // Option changes what New assumes.
@@ -45,9 +37,13 @@ func WithClock(now func() time.Time) Option { return func(b *Broker) { b.now = n
 // WithLog sends what is wrong with a source to log: its name and the reason, never the credential.
 func WithLog(log *slog.Logger) Option { return func(b *Broker) { b.log = log } }
 
+// WithFetchTimeout bounds one fetch, in place of DefaultFetchTimeout.
+func WithFetchTimeout(d time.Duration) Option { return func(b *Broker) { b.timeout = d } }
+
 // New checks the classes and makes a broker of them. It fetches nothing.
 func New(classes []Class, opts ...Option) (*Broker, error) {
-	b := &Broker{classes: map[string]*held{}, now: time.Now, log: slog.New(slog.DiscardHandler)}
+	b := &Broker{classes: map[string]*held{}, now: time.Now, log: slog.New(slog.DiscardHandler), timeout: DefaultFetchTimeout}
+	b.life, b.end = context.WithCancel(context.Background())
 	for _, o := range opts {
 		o(b)
 	}
@@ -60,7 +56,7 @@ func New(classes []Class, opts ...Option) (*Broker, error) {
 			errs = append(errs, fmt.Errorf("secret class %q is declared twice", c.Name))
 		}
 		c.Hosts, c.Methods, c.PathPrefixes = slices.Clone(c.Hosts), slices.Clone(c.Methods), slices.Clone(c.PathPrefixes)
-		b.classes[c.Name] = &held{Class: c, turn: make(chan struct{}, 1)}
+		b.classes[c.Name] = &held{Class: c, b: b, jobs: &jobs{holders: map[string]*holder{}}}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -97,11 +93,22 @@ func (b *Broker) Allowed(class string, t Target) *code.Denial {
 // For a Basic class the value is already the encoded pair and the injection its header.
 // The denial's detail goes to the client: it names the class and the target, never the source.
 func (b *Broker) Get(ctx context.Context, class string, t Target, maxTTL time.Duration) (Credential, Inject, *code.Denial) {
+	return b.GetFor(ctx, nil, class, t, maxTTL)
+}
+
+// GetFor is Get for a call of a job, which is asked for only where the class gives each job its own.
+func (b *Broker) GetFor(ctx context.Context, job func() Job, class string, t Target, maxTTL time.Duration) (Credential, Inject, *code.Denial) {
 	if d := b.Allowed(class, t); d != nil {
 		return Credential{}, Inject{}, d
 	}
 	h := b.classes[class]
-	cred, err := h.credential(ctx, b.now, maxTTL)
+	var cred Credential
+	var err error
+	if h.PerJob {
+		cred, err = h.ofJob(ctx, job, maxTTL)
+	} else {
+		cred, err = h.credential(ctx, maxTTL)
+	}
 	if err != nil {
 		b.log.ErrorContext(ctx, "secret class has no credential; calls that need it are refused",
 			slog.String("class", class), slog.String("source", h.Source.String()), slog.Any("error", err))
@@ -110,81 +117,46 @@ func (b *Broker) Get(ctx context.Context, class string, t Target, maxTTL time.Du
 	return h.shape(cred)
 }
 
-// Ready says which classes have no credential now, or nil.
+// Ready says which classes have no credential now, or nil. It asks all at once, except those of which each job has its own.
 func (b *Broker) Ready(ctx context.Context) error {
-	var errs []error
-	for _, name := range b.Classes() {
-		h := b.classes[name]
-		if _, err := h.credential(ctx, b.now, 0); err != nil {
-			errs = append(errs, fmt.Errorf("secret class %q (%s): %w", name, h.Source, err))
-		}
+	names := b.Classes()
+	errs := make([]error, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() {
+			h := b.classes[name]
+			if h.PerJob {
+				return
+			}
+			if _, err := h.credential(ctx, 0); err != nil {
+				errs[i] = fmt.Errorf("secret class %q (%s): %w", name, h.Source, err)
+			}
+		})
 	}
+	wg.Wait()
 	return errors.Join(errs...)
 }
 
-// credential is the one at hand if it is leased and young enough, else a fresh one. Local sources are asked every time:
-// they keep what they know, and notice what changed.
-func (h *held) credential(ctx context.Context, now func() time.Time, maxTTL time.Duration) (Credential, error) {
-	if _, ok := h.Source.(local); ok {
-		return h.fetch(ctx, now, maxTTL)
+// Close gives back at their sources the credentials that are leased and the logins that were made, and waits for that
+// until ctx ends. Afterwards only local sources give credentials.
+func (b *Broker) Close(ctx context.Context) error {
+	b.mu.Lock()
+	closed := b.closed
+	b.closed = true
+	b.mu.Unlock()
+	if closed {
+		return nil
 	}
-	if c, ok := h.atHand(now().Add(renewBefore), maxTTL); ok {
-		return c, nil
+	b.end()
+	b.flights.Wait()
+	names := b.Classes()
+	errs := make([]error, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() { errs[i] = b.classes[name].close(ctx) })
 	}
-	select {
-	case h.turn <- struct{}{}:
-		defer func() { <-h.turn }()
-	case <-ctx.Done():
-		return Credential{}, ctx.Err()
-	}
-	if c, ok := h.atHand(now().Add(renewBefore), maxTTL); ok {
-		return c, nil // somebody else fetched it meanwhile
-	}
-	c, err := h.fetch(ctx, now, maxTTL)
-	if err != nil {
-		if last, ok := h.atHand(now(), maxTTL); ok {
-			return last, nil // its last seconds are as good as the others
-		}
-	}
-	return c, err
-}
-
-// atHand is the kept credential if it may still be used at the given time.
-func (h *held) atHand(at time.Time, maxTTL time.Duration) (Credential, bool) {
-	k := h.kept.Load()
-	if k == nil {
-		return Credential{}, false
-	}
-	c := h.bounded(k.cred, k.fetched, maxTTL)
-	return c, at.Before(c.Expires)
-}
-
-func (h *held) fetch(ctx context.Context, now func() time.Time, maxTTL time.Duration) (Credential, error) {
-	at := now()
-	cred, err := h.Source.Fetch(ctx)
-	if err != nil {
-		return Credential{}, err
-	}
-	if err := usable(cred.Value); err != nil {
-		return Credential{}, err
-	}
-	if !cred.Expires.IsZero() {
-		if !now().Before(cred.Expires) {
-			return Credential{}, errors.New("the source gave a credential that has expired")
-		}
-		h.kept.Store(&lease{cred, at})
-	}
-	return h.bounded(cred, at, maxTTL), nil
-}
-
-// bounded ends a credential at the least of its lease, the class's TTL and the contract's.
-func (h *held) bounded(cred Credential, fetched time.Time, maxTTL time.Duration) Credential {
-	for _, ttl := range []time.Duration{h.TTL, maxTTL} {
-		if end := fetched.Add(ttl); ttl > 0 && (cred.Expires.IsZero() || end.Before(cred.Expires)) {
-			cred.Expires = end
-		}
-	}
-	return cred
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // shape turns Basic into the header that it is.

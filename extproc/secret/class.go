@@ -25,6 +25,9 @@ type Class struct {
 	PathPrefixes []string
 	// NeedsTool keeps the class to calls that the contract maps to a tool which names the class.
 	NeedsTool bool
+	// PerJob gives each job a credential of its own, which is given back at the source when the job is over. The source
+	// must be a Lessor.
+	PerJob bool
 	// TTL bounds how long a fetched credential is used; 0 means that the class sets no bound.
 	TTL time.Duration
 }
@@ -67,6 +70,9 @@ func (c *Class) Validate() error {
 	}
 	if c.Source == nil {
 		bad("it has no source: use env:NAME or file:PATH")
+	}
+	if _, lessor := c.Source.(Lessor); c.PerJob && c.Source != nil && !lessor {
+		bad("its source cannot make a credential for each job: remove per_job, or use one with leases")
 	}
 	if c.TTL < 0 {
 		bad("the ttl is negative")

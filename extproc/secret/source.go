@@ -16,8 +16,8 @@ import (
 const MaxBytes = 16 << 10
 
 // Source is where a class's credential comes from. Fetch is called whenever a credential is needed that is not at hand;
-// a source with a lease sets Expires, and its answer is kept until then. It must be safe for concurrent use, must honour
-// ctx, and its errors must not quote the credential.
+// a source with a lease sets Expires, and its answer is kept until then, renewed ahead of its end while calls use it. It must
+// be safe for concurrent use, must honour ctx, and its errors must not quote the credential.
 type Source interface {
 	Fetch(ctx context.Context) (Credential, error)
 	// String says where the credential comes from, for logs; never what it is.

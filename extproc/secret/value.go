@@ -52,4 +52,11 @@ type Credential struct {
 	// Expires is when the credential must no longer be used: the least of the source's lease, the class's TTL and the
 	// contract's. Zero means that none of them sets an end.
 	Expires time.Time
+	// Refresh is after how long the source is asked again, for a credential that may change at any time; it is used for
+	// at most twice as long, except that a source which is down leaves it in use until Expires. 0 means once per life.
+	Refresh time.Duration
+	// Lease is the source's name for it, by which a Lessor renews and revokes it. It opens nothing by itself.
+	Lease string
+	// Renewable says whether the source would prolong it.
+	Renewable bool
 }

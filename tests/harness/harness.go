@@ -293,6 +293,14 @@ func Root() string {
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
 }
 
+// SecretFile is a file of the owner's with a text.
+func SecretFile(t testing.TB, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "secret")
+	must(t, os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

@@ -122,8 +122,8 @@ func examinePython(c *config.Config) finding {
 }
 
 func examineSecret(s config.SecretClass) finding {
-	f := finding{what: "secret " + s.Name, state: s.From}
-	kind, name, _ := strings.Cut(s.From, ":")
+	f := finding{what: "secret " + s.Name, state: s.From.String()}
+	kind, name, _ := strings.Cut(s.From.Local, ":")
 	switch kind {
 	case "static":
 		f.state = "development credential, not real; good for the built-in model only"
@@ -134,6 +134,10 @@ func examineSecret(s config.SecretClass) finding {
 	case "file":
 		if err := closedFile(name); err != nil {
 			f.bad, f.state, f.remedy = true, err.Error(), "put the credential there with mode 0600"
+		}
+	default: // a server
+		if _, err := role.Source(s.From); err != nil {
+			f.bad, f.state, f.remedy = true, err.Error(), "sallyport config check"
 		}
 	}
 	return f

@@ -188,9 +188,7 @@ func doors(c *config.Config) []runner.Door {
 func hidden(c *config.Config, adminFile string, f *runFlags) []string {
 	out := append([]string{c.DataDir, c.RunDir(), c.AdminTokenFile, c.ViewerTokenFile, c.Evidence.Dir, c.ContractsDir, c.File, adminFile}, f.hide...)
 	for _, s := range c.SecretClasses {
-		if path, ok := cutFile(s.From); ok {
-			out = append(out, path)
-		}
+		out = append(out, s.From.SecretFiles()...)
 	}
 	home, _ := os.UserHomeDir() // without one there is nothing in it to hide
 	shown := map[string]bool{}

@@ -238,8 +238,6 @@ func (j *job) names(c *config.Config) func(string) bool {
 	return hosts.Named
 }
 
-func cutFile(from string) (string, bool) { return strings.CutPrefix(from, "file:") }
-
 // printSummary is the summary for people.
 func printSummary(w io.Writer, s runSummary) {
 	if s.Recorded != nil {
