@@ -86,6 +86,9 @@ func (e *environment) addDiskFacts() error {
 	if host.InMemory(dir) {
 		e.facts["group_commit"] += "; the directory is in memory, so that syncs are free (set TMPDIR)"
 	}
+	if e.o.scenario.Log {
+		return e.addLogFacts()
+	}
 	return nil
 }
 

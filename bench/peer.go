@@ -92,6 +92,7 @@ var peerNames = []string{directName, envoyName, envoyNativeName, noopHeadersName
 var registry = map[string]func(context.Context, *environment) (peer, error){
 	directName: newDirect, envoyName: newEnvoyAlone, noopHeadersName: newNoopHeaders, noopName: newNoop, sallyportName: newSallyport,
 	reverseTLSName: newReverseTLS, forwardName: newForward,
+	modeName + "strict": newMode("strict"), modeName + "sealed": newMode("sealed"), modeName + "async": newMode("async"),
 	envoyNativeName: newEnvoyNative, mitmproxyName: newMitmproxy, mitmproxyForwardName: newMitmproxyForward, litellmName: newLitellm,
 }
 

@@ -20,6 +20,7 @@ const (
 	sallyportName   = "sallyport"
 	reverseTLSName  = "sallyport-reverse-tls"
 	forwardName     = "sallyport-forward"
+	modeName        = "sallyport-" // and an evidence mode
 	sallyportPrefix = "/openai"
 	receiptHeader   = "X-Sallyport-Receipt"
 	runIDHeader     = "X-Run-Id"
@@ -31,6 +32,8 @@ type sallyport struct {
 	*process
 	e       *environment
 	name    string
+	mode    string // of the evidence
+	tls     bool   // the upstream is asked over TLS
 	dir     string // of its files
 	bin     string
 	config  string // file
@@ -41,27 +44,38 @@ type sallyport struct {
 }
 
 func newSallyport(ctx context.Context, e *environment) (peer, error) {
-	return startSallyport(ctx, e, sallyportName)
+	return startSallyport(ctx, e, &sallyport{name: sallyportName})
+}
+
+// newMode is the same in one evidence mode, whatever the scenario's is, so that modes can be measured side by side.
+func newMode(mode string) func(context.Context, *environment) (peer, error) {
+	return func(ctx context.Context, e *environment) (peer, error) {
+		return startSallyport(ctx, e, &sallyport{name: modeName + mode, mode: mode})
+	}
 }
 
 // newReverseTLS is the same with the upstream over TLS.
 func newReverseTLS(ctx context.Context, e *environment) (peer, error) {
-	return startSallyport(ctx, e, reverseTLSName)
+	return startSallyport(ctx, e, &sallyport{name: reverseTLSName, tls: true})
 }
 
-func startSallyport(ctx context.Context, e *environment, name string) (*sallyport, error) {
+// startSallyport starts the system that s describes.
+func startSallyport(ctx context.Context, e *environment, s *sallyport) (*sallyport, error) {
 	bin, err := e.sallyportBinary(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &sallyport{e: e, name: name, dir: filepath.Join(e.dir, name+".d"), bin: bin}
+	s.e, s.dir, s.bin = e, filepath.Join(e.dir, s.name+".d"), bin
+	if s.mode == "" {
+		s.mode, e.facts["evidence"] = e.o.scenario.Evidence, e.o.scenario.Evidence
+	}
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return nil, err
 	}
 	if s.redis, err = startRedis(ctx, s.dir); err != nil {
 		return nil, err
 	}
-	e.facts["evidence"], e.facts["replay_store"] = e.o.scenario.Evidence, "redis"
+	e.facts["replay_store"] = "redis"
 	if s.redis == nil {
 		e.facts["replay_store"] = "in process (redis-server is missing)"
 		e.log.Warn("redis-server is missing, so job binding is measured in process")
@@ -118,7 +132,7 @@ func (s *sallyport) writeConfig(ctx context.Context) (string, error) {
 		return "", err
 	}
 	c := map[string]any{
-		"data_dir": filepath.Join(s.dir, "data"), "evidence": map[string]any{"mode": s.e.o.scenario.Evidence},
+		"data_dir": filepath.Join(s.dir, "data"), "evidence": map[string]any{"mode": s.mode},
 		"loopback_model": map[string]any{"enabled": false}, "envoy": map[string]any{"path": envoy},
 	}
 	for _, door := range []string{"listen", "control_listen", "forward_listen"} {
@@ -132,7 +146,7 @@ func (s *sallyport) writeConfig(ctx context.Context) (string, error) {
 	}
 	address, upstream := s.e.upstream.address, map[string]any{"name": "openai", "dialect": "openai", "secret_class": "openai_key"}
 	upstream["url"] = "http://" + address
-	if s.name != sallyportName {
+	if s.tls {
 		address = s.e.upstream.authority()
 		upstream["url"], upstream["ca_file"] = "https://"+address, s.e.upstream.certs.ca
 		c["egress"] = map[string]any{"hosts": map[string]any{upstreamHost: []string{"127.0.0.1"}}}

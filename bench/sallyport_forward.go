@@ -23,7 +23,7 @@ type forwardDoor struct {
 }
 
 func newForward(ctx context.Context, e *environment) (peer, error) {
-	s, err := startSallyport(ctx, e, forwardName)
+	s, err := startSallyport(ctx, e, &sallyport{name: forwardName, tls: true})
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ type Scenario struct {
 	Seconds  float64  `yaml:"seconds"`  // measured time of one cell; default DefaultSeconds
 	Evidence string   `yaml:"evidence"` // Sallyport's evidence mode; default DefaultEvidence
 	Baseline string   `yaml:"baseline"` // peer that ratios are to; "" for the usual one
+	Log      bool     `yaml:"log"`      // whether the evidence log is also measured alone
 	Startups int      `yaml:"startups"` // how often the start of each command is measured; 0: not at all
 	Peers    []string `yaml:"peers"`    // default: all that there are
 	Parts    []Part   `yaml:"parts"`

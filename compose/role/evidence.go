@@ -46,7 +46,7 @@ func (p *Process) evidenceAPI(x *runs.Index, keys *Keys, lk *logKeys, l *logs) (
 	trust.LogKeys = lk.verifiers.Keys()
 	m := &bundle.Maker{
 		Gateway: keys.Gateway.Active(), Job: func(job string) envelope.Signer { return keys.Jobs.For(job) },
-		Version: p.Version, Contract: p.contractEnvelope, Trust: trust,
+		Version: p.Version, Contract: p.contractEnvelope, Sealed: x.Sealed, Trust: trust,
 	}
 	if l.log != nil {
 		m.Proofs = l.prove

@@ -77,7 +77,11 @@ func (a *auditor) bundles(b *bag, m *manifest) {
 
 // sealed: whose bodies they are. What is in them shows only to who has the auditor's key.
 func (a *auditor) sealed(b *bag) {
-	a.skip(checkSealed, "there are none")
+	if len(a.encrypted) == 0 {
+		a.skip(checkSealed, "there are none")
+	} else {
+		a.skip(checkSealed, "the bodies of %d calls were sealed, and are not in this archive", len(a.encrypted))
+	}
 	for _, name := range slices.Sorted(maps.Keys(b.files)) {
 		id, ok := strings.CutPrefix(name, "sealed/")
 		if !ok {
@@ -87,6 +91,14 @@ func (a *auditor) sealed(b *bag) {
 		id = id[:strings.LastIndexByte(id, '.')]
 		if !a.ids[id] {
 			a.fail(checkSealed, EvidenceMismatch, name, "there is no receipt %s", id)
+		}
+	}
+	if a.checks[checkSealed].Count == 0 {
+		return
+	}
+	for _, id := range a.encrypted {
+		if name := "sealed/" + id + ".request"; b.files[name] == nil {
+			a.fail(checkSealed, EvidenceMissing, name, "its receipt says that it was sealed, and other bodies are here")
 		}
 	}
 }

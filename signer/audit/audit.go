@@ -145,6 +145,7 @@ type auditor struct {
 	contracts *contracts
 	receipts  map[string]string // payload hash of each receipt and refusal → its kind in the log
 	ids       map[string]bool   // receipt ids
+	encrypted []string          // those whose bodies were sealed
 	tokens    map[string]*tokenUse
 	nonces    map[string]string
 	lastTime  string

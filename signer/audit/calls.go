@@ -127,6 +127,9 @@ func (a *auditor) readReceipt(check, at string, raw []byte) *receipt.Payload {
 		a.fail(check, EvidenceMismatch, at+".payload.receipt_id", "%s is the id of another receipt too", r.ReceiptID)
 	}
 	a.ids[r.ReceiptID] = true
+	if r.Metadata.Sallyport.PrivacyMode == record.PrivacyEncrypted {
+		a.encrypted = append(a.encrypted, r.ReceiptID)
+	}
 	a.receipts[env.PayloadHashB64u] = kindReceipt
 	return r
 }

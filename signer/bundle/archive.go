@@ -3,6 +3,7 @@ package bundle
 import (
 	"archive/zip"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +14,8 @@ import (
 	"sallyport/signer/chain"
 	"sallyport/signer/envelope"
 	"sallyport/signer/jcs"
+	"sallyport/signer/privacy/seal"
+	"sallyport/signer/record"
 	"sallyport/signer/runs"
 )
 
@@ -34,8 +37,12 @@ type file struct {
 	Size int    `json:"size_bytes"`
 }
 
-// Archive writes the archive of a run: its bundles and what they refer to, as files of a zip that are not compressed.
-func (m *Maker) Archive(w io.Writer, r *runs.Run) error {
+// maxSealed bounds the sealed bodies of one archive, in bytes, since an archive is made in memory.
+const maxSealed = 128 << 20
+
+// Archive writes the archive of a run: its bundles and what they refer to, as files of a zip that are not compressed. Sealed
+// bodies go with it where they are wanted.
+func (m *Maker) Archive(w io.Writer, r *runs.Run, sealed bool) error {
 	s, err := m.split(r)
 	if err != nil {
 		return err
@@ -43,6 +50,11 @@ func (m *Maker) Archive(w io.Writer, r *runs.Run) error {
 	files := map[string][]byte{}
 	if err := m.fill(files, s); err != nil {
 		return err
+	}
+	if sealed && m.Sealed != nil {
+		if err := m.seal(files, s.CallList); err != nil {
+			return err
+		}
 	}
 	created := time.Time{}
 	for _, part := range s.parts {
@@ -66,6 +78,33 @@ func (m *Maker) Archive(w io.Writer, r *runs.Run) error {
 		return err
 	}
 	return write(w, files)
+}
+
+// seal adds the sealed bodies: for each the parts in order, each with its length in front (4 bytes, big-endian).
+func (m *Maker) seal(files map[string][]byte, calls []runs.Call) error {
+	left := maxSealed
+	for i := range calls {
+		id := calls[i].Intent.ID
+		if calls[i].Intent.PrivacyMode != record.PrivacyEncrypted {
+			continue
+		}
+		err := m.Sealed(id, func(raw []byte) error {
+			c, err := seal.ParseChunk(raw)
+			if err != nil {
+				return fmt.Errorf("sealed body of %s: %w", id, err)
+			}
+			if left -= len(raw); left < 0 {
+				return ErrTooLarge
+			}
+			name := "sealed/" + id + "." + c.Direction.String()
+			files[name] = append(binary.BigEndian.AppendUint32(files[name], uint32(len(raw))), raw...) //nolint:gosec // a record of the log
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // later is the latest time at which one of the receipts was issued.
@@ -170,10 +209,13 @@ func bundleName(part int) string {
 	return fmt.Sprintf("bundle-%d.json", part)
 }
 
+// noDate is 1980-01-01, the first that a zip can say: an archive's time stands in its manifest.
+const noDate = 1<<5 | 1
+
 func write(w io.Writer, files map[string][]byte) error {
 	z := zip.NewWriter(w)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		f, err := z.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Store})
+		f, err := z.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Store, ModifiedDate: noDate}) //nolint:staticcheck // Modified would add a field to each entry
 		if err != nil {
 			return err
 		}

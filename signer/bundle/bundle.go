@@ -24,6 +24,9 @@ var ErrOpen = errors.New("the run has calls that are not settled yet; ask again 
 // ErrNoCalls means that the run has nothing that a bundle could hold.
 var ErrNoCalls = errors.New("the run has no call of the gateway's own chain, so there is no bundle; its archive holds what there is")
 
+// ErrTooLarge means that the sealed bodies are more than an archive holds.
+var ErrTooLarge = errors.New("the sealed bodies are too large for an archive; ask for one without them, and open them where the evidence is")
+
 // ErrPart means that the run has no part of that number.
 var ErrPart = errors.New("the run has no such part")
 
@@ -36,6 +39,8 @@ type Maker struct {
 	Contract func(hash string) ([]byte, error)
 	// Proofs are the logs' proofs of payload hashes, in their order; nil: the archive has none.
 	Proofs func(hashes []string) (*Proofs, error)
+	// Sealed visits the sealed parts of a call's bodies; nil: the archive has none.
+	Sealed func(receipt string, visit func(chunk []byte) error) error
 	// Trust is what a verifier could trust, for information.
 	Trust any
 }

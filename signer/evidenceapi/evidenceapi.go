@@ -37,7 +37,7 @@ type Config struct {
 
 // Handler serves GET /v1/runs, /v1/runs/RUN, /v1/runs/RUN/summary, /v1/runs/RUN/bundle?part=, /v1/runs/RUN/archive and /v1/trust,
 // and GET and POST /v1/runs/RUN/trust-pulse. RUN is a run's id or its short name; job= tells runs of one id apart, wait=2s waits
-// for calls that are open.
+// for calls that are open, and sealed=no leaves sealed bodies out of an archive.
 func Handler(c Config) http.Handler {
 	mux := http.NewServeMux()
 	s := &server{c}
@@ -208,7 +208,7 @@ func (s *server) archive(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var out bytes.Buffer
-	if err := s.Maker.Archive(&out, run); err != nil {
+	if err := s.Maker.Archive(&out, run, r.URL.Query().Get("sealed") != "no"); err != nil {
 		s.refuse(w, err)
 		return
 	}
@@ -221,6 +221,8 @@ func (s *server) archive(w http.ResponseWriter, r *http.Request) {
 // refuse says why there is no bundle.
 func (s *server) refuse(w http.ResponseWriter, err error) {
 	switch {
+	case errors.Is(err, bundle.ErrTooLarge):
+		fail(w, http.StatusConflict, "ARCHIVE_TOO_LARGE", err.Error())
 	case errors.Is(err, bundle.ErrOpen):
 		fail(w, http.StatusConflict, "RUN_OPEN", err.Error())
 	case errors.Is(err, bundle.ErrNoCalls), errors.Is(err, bundle.ErrPart):

@@ -23,11 +23,12 @@ import (
 	"sallyport/signer/contract"
 	"sallyport/signer/decision"
 	"sallyport/signer/evlog"
+	"sallyport/signer/privacy/seal"
 	"sallyport/signer/record"
 )
 
 // version of what the index's file holds; a file of another is made again.
-const version = "1"
+const version = "2"
 
 // The index's buckets.
 var (
@@ -37,6 +38,7 @@ var (
 	bRefs   = []byte("refs")   // ID, sequence → kind, place
 	bOpen   = []byte("open")   // receipt id → ID
 	bNonces = []byte("nonces") // hash of job and nonce → place of the newest receipt
+	bSealed = []byte("sealed") // receipt id, 0, sequence → place of a sealed part of a body
 )
 
 // maxBatch bounds how many records one transaction takes in, and so what it keeps in memory.
@@ -89,7 +91,7 @@ func (x *Index) open(file string) (err error) {
 	}
 	next := uint64(0)
 	err = db.Update(func(tx *bolt.Tx) error {
-		for _, b := range [][]byte{bMeta, bRuns, bByTime, bRefs, bOpen, bNonces} {
+		for _, b := range [][]byte{bMeta, bRuns, bByTime, bRefs, bOpen, bNonces, bSealed} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
@@ -224,7 +226,9 @@ func (b *batch) record(r evlog.Entry) error {
 		err = b.receipt(r)
 	case evlog.KindRefusal:
 		err = b.refusal(r)
-	case evlog.KindControl, evlog.KindTombstone, evlog.KindSealed:
+	case evlog.KindSealed:
+		err = b.sealed(r)
+	case evlog.KindControl, evlog.KindTombstone:
 	}
 	if err != nil {
 		return fmt.Errorf("segment %s, offset %d: %w", r.Segment, r.Offset, err)
@@ -324,6 +328,43 @@ func (b *batch) refusal(r evlog.Entry) error {
 	count(s.Codes, f.Code)
 	e.Head.Refused = max(e.Head.Refused, sequence)
 	return b.ref(s.ID, r)
+}
+
+// sealed notes a part of a body. The request's come before the call's intent, so that no run is known of them.
+func (b *batch) sealed(r evlog.Entry) error {
+	c, err := seal.ParseChunk(r.Payload)
+	if err != nil {
+		return err
+	}
+	return b.tx.Bucket(bSealed).Put(binary.BigEndian.AppendUint64(sealedOf(c.Receipt), r.Seq), place(r))
+}
+
+func sealedOf(receipt string) []byte { return append([]byte(receipt), 0) }
+
+// Sealed visits the sealed parts of a call's bodies (package seal), in the order of the log.
+func (x *Index) Sealed(receipt string, visit func(chunk []byte) error) error {
+	var places [][]byte
+	err := x.db.View(func(tx *bolt.Tx) error {
+		prefix := sealedOf(receipt)
+		c := tx.Bucket(bSealed).Cursor()
+		for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+8; k, v = c.Next() {
+			places = append(places, bytes.Clone(v))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, p := range places {
+		e, err := x.at(p)
+		if err != nil {
+			return err
+		}
+		if err := visit(e.Payload); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *batch) ref(id string, r evlog.Entry) error {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"io"
@@ -142,7 +143,7 @@ func TestEncryptedReceipts(t *testing.T) {
 		"policy_version": "1", "policy_id": "sealed", "issuer_did": "did:web:example.com", "allowed_providers": []string{"openai"},
 		"allowed_models": []string{"gpt-4o-mini"}, "receipt_privacy_mode": "encrypted",
 	}
-	token := s.Issue(harness.Claims{"policy_hash_b64u": s.Publish(contract)})
+	token := s.Issue(harness.Claims{"policy_hash_b64u": s.Publish(contract), "mission_id": "sealed"})
 	const planted = "planted-words-of-a-prompt"
 	conf := s.Dir + "/sallyport.yaml"
 	open := func(id, with string) (string, error) {
@@ -154,7 +155,7 @@ func TestEncryptedReceipts(t *testing.T) {
 		"streamed": `{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"` + planted + `"}]}`,
 		"large":    `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"` + strings.Repeat(planted+" ", 40000) + `"}]}`,
 	} {
-		a := s.Do(harness.Call{Path: "/openai/v1/chat/completions", Token: token, Body: []byte(body)})
+		a := s.Do(harness.Call{Path: "/openai/v1/chat/completions", Token: token, Body: []byte(body), Header: http.Header{"X-Run-Id": {"run-sealed"}}})
 		if a.Status != 200 {
 			t.Fatalf("%s: %d %s", name, a.Status, a.Body)
 		}
@@ -175,6 +176,7 @@ func TestEncryptedReceipts(t *testing.T) {
 	if out, err := open("rcpt_none", key); err == nil || !strings.Contains(out, "no receipt") {
 		t.Errorf("no such receipt: %v: %.300s", err, out)
 	}
+	sealedInArchive(t, s, key, ids[0], planted)
 	// The example contract says nothing of it, and the client asks for nothing: hashes only.
 	a := s.Do(harness.Call{Token: s.Issue(nil)})
 	harness.Eventually(t, "the receipt is there", func() bool { _, ok := s.Evidence().Receipts[a.Receipt()]; return ok })
@@ -197,6 +199,52 @@ func TestEncryptedReceipts(t *testing.T) {
 	}
 	if strings.Contains(s.Log.String(), planted) {
 		t.Error("the log of the processes holds the prompt")
+	}
+}
+
+// sealedInArchive: the auditor needs the archive and the key, and nothing of the gateway.
+func sealedInArchive(t *testing.T, s *harness.System, key, id, planted string) {
+	t.Helper()
+	trust := filepath.Join(s.Dir, "data", "trust.json")
+	verify := func(archive string) string {
+		out, _ := s.Run("evidence", "verify", "--trust-file", trust, archive)
+		return out
+	}
+	open := func(archive string) (string, error) {
+		return binary(t, "evidence", "open", "--key", key, "--receipt", id, "--archive", archive, "--trust", s.GatewaySignerDID)
+	}
+	whole := archiveOf(t, s, "run-sealed")
+	if out := verify(whole); !strings.HasPrefix(out, "PASS") || !strings.Contains(out, "ok           sealed bodies") {
+		t.Errorf("%s", out)
+	}
+	if out, err := open(whole); err != nil || !strings.Contains(out, planted) || strings.Count(out, "that the receipt has the hash of") != 2 {
+		t.Errorf("%v: %.2000s", err, out)
+	}
+	without := filepath.Join(t.TempDir(), "without.zip")
+	if out, err := s.Run("evidence", "bundle", "-c", s.Dir+"/sallyport.yaml", "--run", "run-sealed", "--without-sealed", "--out", without); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out := verify(without); !strings.HasPrefix(out, "PASS") || !strings.Contains(out, "the bodies of 3 calls were sealed, and are not in this archive") {
+		t.Errorf("%s", out)
+	}
+	if out, err := open(without); err == nil || strings.Contains(out, planted) {
+		t.Errorf("opened from nothing: %s", out)
+	}
+	raw, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(raw, []byte("sealed/"+id+".request")) + 400
+	raw[at] ^= 1
+	altered := filepath.Join(t.TempDir(), "altered.zip")
+	if err := os.WriteFile(altered, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := open(altered); err == nil || strings.Contains(out, "this is the request") {
+		t.Errorf("an altered body is opened: %s", out)
+	}
+	if out := verify(altered); strings.HasPrefix(out, "PASS") {
+		t.Errorf("an altered body passes:\n%s", out)
 	}
 }
 

@@ -29,6 +29,7 @@ type bundleFlags struct {
 	run, job, out string
 	part          int
 	wait          time.Duration
+	withoutSealed bool
 }
 
 func (a *app) evidenceBundle() *cobra.Command {
@@ -59,6 +60,7 @@ alone is written, as the ecosystem's own verifiers read it. Bundles are signed b
 	fs.StringVar(&f.job, "job", "", "the job, where several have a run of that id")
 	fs.StringVarP(&f.out, "out", "o", "", "file to write, - for standard output (default: RUN.zip, or RUN-bundle.json with --part)")
 	fs.IntVar(&f.part, "part", 0, "write this proof bundle alone, counted from 1")
+	fs.BoolVar(&f.withoutSealed, "without-sealed", false, "leave sealed bodies out")
 	fs.DurationVar(&f.wait, "wait", 5*time.Second, "how long to wait for calls that are not settled yet")
 	return cmd
 }
@@ -68,6 +70,9 @@ func (a *app) writeBundle(ctx context.Context, f *bundleFlags) (string, error) {
 	q := url.Values{"wait": {f.wait.String()}}
 	if f.job != "" {
 		q.Set("job", f.job)
+	}
+	if f.withoutSealed {
+		q.Set("sealed", "no")
 	}
 	path, name := "/archive", f.run+".zip"
 	if f.part > 0 {
