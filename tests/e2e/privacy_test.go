@@ -234,7 +234,11 @@ func sealedInArchive(t *testing.T, s *harness.System, key, id, planted string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := bytes.Index(raw, []byte("sealed/"+id+".request")) + 400
+	at := 0 // the entry, not its name in the manifest
+	for name := []byte("sealed/" + id + ".request"); !bytes.HasPrefix(raw[max(0, at-30):], []byte("PK\x03\x04")); {
+		at += 1 + bytes.Index(raw[at+1:], name)
+	}
+	at += 400
 	raw[at] ^= 1
 	altered := filepath.Join(t.TempDir(), "altered.zip")
 	if err := os.WriteFile(altered, raw, 0o600); err != nil {
