@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"slices"
 	"time"
@@ -107,6 +109,13 @@ func (m *Maker) seal(files map[string][]byte, calls []runs.Call) error {
 	return nil
 }
 
+// union is what is in either list, each once.
+func union(a, b []string) []string {
+	out := slices.Concat(a, b)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // later is the latest time at which one of the receipts was issued.
 func later(t time.Time, calls ...runs.Call) time.Time {
 	for _, c := range calls {
@@ -159,8 +168,11 @@ func (m *Maker) fill(files map[string][]byte, s *run) error {
 			files[name] = b.Bytes()
 		}
 	}
-	for _, hash := range s.PolicyHashes {
+	for _, hash := range union(s.policies, s.PolicyHashes) {
 		raw, err := m.Contract(hash)
+		if errors.Is(err, fs.ErrNotExist) && !slices.Contains(s.policies, hash) {
+			continue // only refusals name it, perhaps because it never was
+		}
 		if err != nil {
 			return fmt.Errorf("contract %s: %w", hash, err)
 		}

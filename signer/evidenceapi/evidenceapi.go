@@ -40,7 +40,7 @@ type Config struct {
 // for calls that are open, and sealed=no leaves sealed bodies out of an archive.
 func Handler(c Config) http.Handler {
 	mux := http.NewServeMux()
-	s := &server{c}
+	s := &server{c, make(chan struct{}, maxArchives)}
 	mux.HandleFunc("GET /v1/runs", s.known(c.Reader, s.list))
 	mux.HandleFunc("GET /v1/runs/{run}", s.known(c.Reader, s.run))
 	mux.HandleFunc("GET /v1/runs/{run}/summary", s.known(c.Reader, s.summary))
@@ -55,7 +55,13 @@ func Handler(c Config) http.Handler {
 	return mux
 }
 
-type server struct{ Config }
+type server struct {
+	Config
+	turn chan struct{} // archives under way, since each is made in memory
+}
+
+// maxArchives is how many are made at a time.
+const maxArchives = 2
 
 // known lets through whom the check knows.
 func (s *server) known(check func(*http.Request) (string, bool), next http.HandlerFunc) http.HandlerFunc {
@@ -86,8 +92,10 @@ func (s *server) list(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if text := r.URL.Query().Get("before"); text != "" {
-		if q.Before, err = time.Parse(time.RFC3339Nano, text); err != nil {
-			fail(w, http.StatusBadRequest, "INVALID_REQUEST", "before must be an RFC 3339 time, as a run's started")
+		at, id, _ := strings.Cut(text, " ")
+		q.ID = id
+		if q.Before, err = time.Parse(time.RFC3339Nano, at); err != nil {
+			fail(w, http.StatusBadRequest, "INVALID_REQUEST", "before must be an RFC 3339 time, as a run's started, or the next of an earlier answer")
 			return
 		}
 	}
@@ -99,7 +107,11 @@ func (s *server) list(w http.ResponseWriter, r *http.Request) {
 	for i := range list {
 		list[i].AgentDID = s.Maker.Job(list[i].Job).DID()
 	}
-	answer(w, http.StatusOK, map[string]any{"ok": true, "runs": list})
+	out := map[string]any{"ok": true, "runs": list}
+	if n := len(list); n > 0 {
+		out["next"] = list[n-1].Started.Format(time.RFC3339Nano) + " " + list[n-1].ID // before= for what follows
+	}
+	answer(w, http.StatusOK, out)
 }
 
 // find is the one run that a request names; nil where the answer is given already.
@@ -178,7 +190,7 @@ func (s *server) bundle(w http.ResponseWriter, r *http.Request) {
 	part := 1
 	if text := r.URL.Query().Get("part"); text != "" {
 		n, err := strconv.Atoi(text)
-		if err != nil {
+		if err != nil || n < 1 {
 			fail(w, http.StatusBadRequest, "INVALID_REQUEST", "part must be a number from 1 on")
 			return
 		}
@@ -205,6 +217,12 @@ func (s *server) bundle(w http.ResponseWriter, r *http.Request) {
 func (s *server) archive(w http.ResponseWriter, r *http.Request) {
 	run := s.load(w, r)
 	if run == nil {
+		return
+	}
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-r.Context().Done():
 		return
 	}
 	var out bytes.Buffer

@@ -12,12 +12,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"sallyport/signer/chain"
 	"sallyport/signer/contract"
@@ -49,10 +52,11 @@ type Source interface{ Next() uint64 }
 
 // Index is open for reading and writing in one process. Its methods may be called from any goroutine.
 type Index struct {
-	dir string // of the evidence
-	src Source
-	log *slog.Logger
-	db  *bolt.DB
+	dir  string // of the evidence
+	file string // of the index
+	src  Source
+	log  *slog.Logger
+	db   *bolt.DB
 
 	mu   sync.Mutex // of the following
 	tail *evlog.Tail
@@ -60,11 +64,14 @@ type Index struct {
 
 // Open opens the index of a directory of evidence, at file. What cannot be used of it is made again from the log.
 func Open(file, evidence string, src Source, log *slog.Logger) (*Index, error) {
-	x := &Index{dir: evidence, src: src, log: log}
+	x := &Index{dir: evidence, file: file, src: src, log: log}
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return nil, fmt.Errorf("index of runs: %w", err)
 	}
 	err := x.open(file)
+	if errors.Is(err, bolterrors.ErrTimeout) || errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("index of runs: %s: %w", file, err) // it is not ours to remove
+	}
 	if err != nil {
 		log.Warn("the index of runs is made again", "file", file, "reason", err)
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -78,19 +85,15 @@ func Open(file, evidence string, src Source, log *slog.Logger) (*Index, error) {
 }
 
 func (x *Index) open(file string) (err error) {
-	// A damaged file can make the library panic.
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("damaged: %v", p)
-		}
-	}()
+	defer sound(&err)
 	// Without a sync for each batch: what a crash loses or spoils is made again from the log.
 	db, err := bolt.Open(file, 0o600, &bolt.Options{Timeout: time.Second, NoSync: true, NoFreelistSync: true})
 	if err != nil {
 		return err
 	}
+	x.db = db
 	next := uint64(0)
-	err = db.Update(func(tx *bolt.Tx) error {
+	err = x.update(func(tx *bolt.Tx) error {
 		for _, b := range [][]byte{bMeta, bRuns, bByTime, bRefs, bOpen, bNonces, bSealed} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
@@ -104,6 +107,9 @@ func (x *Index) open(file string) (err error) {
 		if n := meta.Get([]byte("next")); n != nil {
 			next = binary.BigEndian.Uint64(n)
 		}
+		if err := x.sameLog(meta.Get([]byte("last"))); err != nil {
+			return err
+		}
 		return meta.Put([]byte("version"), []byte(version))
 	})
 	if err == nil && next > x.src.Next() {
@@ -112,7 +118,53 @@ func (x *Index) open(file string) (err error) {
 	if err != nil {
 		return errors.Join(err, db.Close())
 	}
-	x.db, x.tail = db, evlog.NewTail(x.dir, next)
+	x.tail = evlog.NewTail(x.dir, next)
+	return nil
+}
+
+// ErrDamaged means that the index's file is damaged. It is made again at the next start.
+var ErrDamaged = errors.New("the index of runs is damaged")
+
+// sound makes an error of what the library does with a damaged file: it panics, or reads memory that is not there.
+func sound(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("%w: %v", ErrDamaged, p)
+	}
+}
+
+func (x *Index) view(f func(*bolt.Tx) error) error { return x.guarded(x.db.View, f) }
+
+func (x *Index) update(f func(*bolt.Tx) error) error { return x.guarded(x.db.Update, f) }
+
+func (x *Index) guarded(do func(func(*bolt.Tx) error) error, f func(*bolt.Tx) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if errors.Is(err, ErrDamaged) {
+			err = errors.Join(err, os.Remove(x.file)) // the open one goes on failing; the next start begins anew
+		}
+	}()
+	defer sound(&err)
+	return do(f)
+}
+
+// lastOf is what the index keeps of the newest record that it holds, so that another log is not taken for this one.
+func lastOf(r evlog.Entry) []byte {
+	sum := sha256.Sum256(r.Payload)
+	return append(sum[:], place(r)...)
+}
+
+// sameLog holds the evidence against it.
+func (x *Index) sameLog(last []byte) error {
+	if last == nil {
+		return nil
+	}
+	e, err := x.at(last[sha256.Size:])
+	if err == nil && sha256.Sum256(e.Payload) != [sha256.Size]byte(last[:sha256.Size]) {
+		err = errors.New("another record stands there")
+	}
+	if err != nil {
+		return fmt.Errorf("it is of another log: %w", err)
+	}
 	return nil
 }
 
@@ -162,7 +214,7 @@ func (x *Index) CatchUp(ctx context.Context) error {
 // take takes in the records before a sequence number, all or none.
 func (x *Index) take(until uint64) error {
 	from := x.tail.Next()
-	err := x.db.Update(func(tx *bolt.Tx) error {
+	err := x.update(func(tx *bolt.Tx) error {
 		b := &batch{tx: tx, entries: map[string]*entry{}}
 		if err := x.tail.Read(until, b.record); err != nil {
 			return err
@@ -181,6 +233,7 @@ func (x *Index) take(until uint64) error {
 type batch struct {
 	tx      *bolt.Tx
 	entries map[string]*entry
+	last    []byte // lastOf the newest record
 }
 
 func (b *batch) entry(k Key) (*entry, error) {
@@ -219,6 +272,7 @@ func readEntry(tx *bolt.Tx, id string) (*entry, error) {
 // record takes in one record.
 func (b *batch) record(r evlog.Entry) error {
 	var err error
+	b.last = lastOf(r)
 	switch r.Kind {
 	case evlog.KindIntent:
 		err = b.intent(r)
@@ -280,8 +334,9 @@ func (b *batch) receipt(r evlog.Entry) error {
 	id := open.Get([]byte(p.ReceiptID))
 	d := &p.Metadata.Sallyport
 	key := KeyOf(d.MissionID, d.TokenHash, p.Binding.RunID)
-	if id == nil {
-		id = []byte(key.ID()) // its intent was lost with the machine; the receipt stands for itself
+	known := id != nil
+	if !known {
+		id = []byte(key.ID()) // its intent was lost with the machine, or it is the second of one call
 	} else if err := open.Delete([]byte(p.ReceiptID)); err != nil {
 		return err
 	}
@@ -290,7 +345,9 @@ func (b *batch) receipt(r evlog.Entry) error {
 		return err
 	}
 	s := &e.Summary
-	s.Open = max(0, s.Open-1)
+	if known {
+		s.Open = max(0, s.Open-1)
+	}
 	if d.Outcome == record.Cut {
 		s.Cut++
 	} else {
@@ -344,7 +401,7 @@ func sealedOf(receipt string) []byte { return append([]byte(receipt), 0) }
 // Sealed visits the sealed parts of a call's bodies (package seal), in the order of the log.
 func (x *Index) Sealed(receipt string, visit func(chunk []byte) error) error {
 	var places [][]byte
-	err := x.db.View(func(tx *bolt.Tx) error {
+	err := x.view(func(tx *bolt.Tx) error {
 		prefix := sealedOf(receipt)
 		c := tx.Bucket(bSealed).Cursor()
 		for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+8; k, v = c.Next() {
@@ -395,7 +452,13 @@ func (b *batch) write(next uint64) error {
 			return err
 		}
 	}
-	return b.tx.Bucket(bMeta).Put([]byte("next"), binary.BigEndian.AppendUint64(nil, next))
+	meta := b.tx.Bucket(bMeta)
+	if b.last != nil {
+		if err := meta.Put([]byte("last"), b.last); err != nil {
+			return err
+		}
+	}
+	return meta.Put([]byte("next"), binary.BigEndian.AppendUint64(nil, next))
 }
 
 func timeKey(t time.Time, id string) []byte {
@@ -418,7 +481,7 @@ func (x *Index) at(place []byte) (evlog.Entry, error) {
 
 // Head is where a run's chain ends, the zero value for a run that is not known.
 func (x *Index) Head(job, run string) (h chain.Head, err error) {
-	err = x.db.View(func(tx *bolt.Tx) error {
+	err = x.view(func(tx *bolt.Tx) error {
 		e, err := readEntry(tx, Key{job, run}.ID())
 		if e != nil {
 			h = e.Head
@@ -434,7 +497,7 @@ func (x *Index) ByNonce(job, nonce string) ([]byte, error) {
 		return nil, err
 	}
 	var at []byte
-	if err := x.db.View(func(tx *bolt.Tx) error {
+	if err := x.view(func(tx *bolt.Tx) error {
 		at = bytes.Clone(tx.Bucket(bNonces).Get(nonceKey(job, nonce)))
 		return nil
 	}); err != nil || at == nil {
@@ -448,6 +511,7 @@ func (x *Index) ByNonce(job, nonce string) ([]byte, error) {
 type Query struct {
 	Limit  int       // 0: 100
 	Before time.Time // zero: from the newest on
+	ID     string    // of runs that began at Before, those with a lower ID; "": none of them
 	Text   string    // part of the run's id, job or subject; "" for all
 }
 
@@ -461,11 +525,11 @@ func (x *Index) List(q Query) ([]Summary, error) {
 	}
 	q.Limit = min(q.Limit, maxListed)
 	out := []Summary{}
-	err := x.db.View(func(tx *bolt.Tx) error {
+	err := x.view(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bByTime).Cursor()
 		k, _ := c.Last()
 		if !q.Before.IsZero() {
-			if found, _ := c.Seek(timeKey(q.Before, "")); found != nil {
+			if found, _ := c.Seek(timeKey(q.Before, q.ID)); found != nil {
 				k, _ = c.Prev()
 			} else {
 				k, _ = c.Last()
@@ -486,13 +550,14 @@ func (x *Index) List(q Query) ([]Summary, error) {
 }
 
 func (s *Summary) has(text string) bool {
-	return text == "" || strings.Contains(s.Run, text) || strings.Contains(s.Job, text) || strings.Contains(s.Subject, text) || s.ID == text
+	return text == "" || strings.Contains(s.Run, text) || strings.Contains(s.Job, text) || strings.Contains(s.Subject, text) || s.ID == text ||
+		slices.Contains(s.PolicyHashes, text)
 }
 
 // Find is the runs with that id, or that short name; several jobs may have runs of one id.
 func (x *Index) Find(name, job string) ([]Summary, error) {
 	out := []Summary{}
-	err := x.db.View(func(tx *bolt.Tx) error {
+	err := x.view(func(tx *bolt.Tx) error {
 		ids := []string{name}
 		if job != "" {
 			ids = append(ids, Key{job, name}.ID())
@@ -531,7 +596,7 @@ func (x *Index) Find(name, job string) ([]Summary, error) {
 func (x *Index) Load(id string) (*Run, error) {
 	r := &Run{}
 	var refs [][]byte
-	err := x.db.View(func(tx *bolt.Tx) error {
+	err := x.view(func(tx *bolt.Tx) error {
 		e, err := readEntry(tx, id)
 		if err != nil || e == nil {
 			return errors.Join(err, unless(e != nil, fmt.Errorf("%w: %s", ErrNoRun, id)))
@@ -567,11 +632,17 @@ func (x *Index) load(r *Run, refs [][]byte) error {
 		if err != nil {
 			return err
 		}
-		switch evlog.Kind(ref[0]) {
+		if e.Kind != evlog.Kind(ref[0]) {
+			return fmt.Errorf("segment %s, offset %d: a %s stands where the index has a %s; remove %s, and it is made again", e.Segment, e.Offset, e.Kind, evlog.Kind(ref[0]), x.file)
+		}
+		switch e.Kind {
 		case evlog.KindIntent:
 			var c Call
 			if err := json.Unmarshal(e.Payload, &c.Intent); err != nil {
 				return err
+			}
+			if i := &c.Intent; KeyOf(i.MissionID, i.TokenHash, i.RunID).ID() != r.ID {
+				return fmt.Errorf("segment %s, offset %d: the call %s is of another run; remove %s, and the index is made again", e.Segment, e.Offset, i.ID, x.file)
 			}
 			byID[c.Intent.ID] = len(r.CallList)
 			r.CallList = append(r.CallList, c)
@@ -580,9 +651,12 @@ func (x *Index) load(r *Run, refs [][]byte) error {
 			if err != nil {
 				return err
 			}
-			if i, ok := byID[id]; ok {
-				r.CallList[i].Receipt = e.Payload
+			i, ok := byID[id]
+			if !ok {
+				// Without its intent nobody can tell where in the run it belongs, and leaving it out would hide a call.
+				return fmt.Errorf("segment %s, offset %d: the receipt %s has no intent in the evidence", e.Segment, e.Offset, id)
 			}
+			r.CallList[i].Receipt = e.Payload
 		case evlog.KindRefusal:
 			_, n, err := decision.Read(e.Payload)
 			if err != nil {

@@ -56,7 +56,7 @@ async function list(mine, q) {
   const page = async () => {
     const answer = await ask(`/v1/runs?${new URLSearchParams({ limit, ...(q ? { q } : {}), ...(before ? { before } : {}) })}`);
     runs.push(...answer.runs);
-    before = answer.runs.at(-1)?.started ?? "";
+    before = answer.next ?? "";
     const more = answer.runs.length === limit ? () => page().catch((e) => failed(turn, e)) : null;
     show(mine, runList(runs, { q }, more, (text) => (location.hash = text ? `#/?q=${encodeURIComponent(text)}` : "#/")), "Runs", runs.length <= limit);
     say("");

@@ -246,7 +246,7 @@ async function checkContracts(c, files, trust, run) {
     run.contracts.push({ hash: want, payload: env.payload });
   }
   const here = new Set(run.contracts.map((k) => k.hash));
-  for (const k of [...run.calls, ...run.refusals]) if (k.contract && !here.has(k.contract)) c.contracts.fail(`contract ${k.contract} is missing`);
+  for (const k of run.calls) if (k.contract && !here.has(k.contract)) c.contracts.fail(`contract ${k.contract} is missing`);
   if (run.contracts.length === 0) c.contracts.skip("no call is under a contract");
 }
 
