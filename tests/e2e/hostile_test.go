@@ -39,7 +39,7 @@ func TestHostileProgram(t *testing.T) {
 		"model":   o.url(modelHost, "/v1/chat/completions"),
 		"control": strings.TrimPrefix(o.ControlURL, "http://"), "abstract": strings.TrimPrefix(l.Addr().String(), "@"),
 		"sockets": []string{filepath.Join(data, "run", "envoy.sock"), filepath.Join(data, "run", "signer.sock"), filepath.Join(data, "run", "issuer.sock")},
-		"files":   []string{o.AdminTokenFile, filepath.Join(data, "trust.json")},
+		"files":   []string{o.AdminTokenFile, filepath.Join(data, "viewer-token"), filepath.Join(data, "trust.json")},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -74,8 +74,9 @@ func TestHostileProgram(t *testing.T) {
 	if tried < 25 {
 		t.Errorf("only %d attempts were made", tried)
 	}
-	if n := o.site.Count(); n != 0 {
-		t.Errorf("%d requests reached the site: %v", n, o.site.Requests())
+	// Only what the contract allows: the request that is answered by a redirect to elsewhere.
+	if got := o.site.Requests(); len(got) != 1 || got[0].Path != "/public/to-metadata" {
+		t.Errorf("%d requests reached the site: %v", len(got), got)
 	}
 	for what, secret := range map[string]string{"a secret of the caller's": planted, "a credential": "planted-value-of-", "a token": "eyJ"} {
 		if strings.Contains(text, secret) {

