@@ -81,6 +81,8 @@ type Evidence struct {
 	AuditorKeys []string `yaml:"auditor_keys"`
 	// LogOrigin names a new transparency log; "" means sallyport/ and the gateway's key. A log keeps its name.
 	LogOrigin string `yaml:"log_origin"`
+	// CompressAfter is how long a segment has had no record when it is compressed.
+	CompressAfter Duration `yaml:"compress_after"`
 }
 
 // ExtProc is about the deciding processes.

@@ -19,7 +19,9 @@ const (
 	DefaultForwardListen = "127.0.0.1:8083"
 	DefaultDataDir       = ".sallyport"
 	DefaultAudience      = "sallyport"
-	DefaultMode          = "sealed"         // no receipt that a client saw completed is lost by a power cut
+	DefaultMode          = "sealed" // no receipt that a client saw completed is lost by a power cut
+	// DefaultCompressAfter is a day, so that what is looked at most is read as fast as it was written.
+	DefaultCompressAfter = 24 * time.Hour
 	DefaultMaxBodyBytes  = int64(32 << 20)  // fits the largest prompts that models take today
 	DefaultReplicas      = 1                // more than one needs a shared store
 	DefaultTTL           = 10 * time.Minute // a rotated credential is in use soon, and a file is not read for each call
@@ -49,6 +51,9 @@ func (c *Config) applyDefaults(base string) {
 	str(&c.DataDir, DefaultDataDir)
 	str(&c.LoopbackModel.Listen, DefaultLoopback)
 	str(&c.Evidence.Mode, DefaultMode)
+	if c.Evidence.CompressAfter == 0 {
+		c.Evidence.CompressAfter = Duration(DefaultCompressAfter)
+	}
 	str(&c.Log.Level, DefaultLogLevel)
 	str(&c.Log.Format, DefaultLogFormat)
 	if c.Audience == nil {

@@ -68,6 +68,31 @@ func (p *Process) evidenceAPI(x *runs.Index, keys *Keys, lk *logKeys, l *logs) (
 	return evidenceapi.Handler(c), nil
 }
 
+// packEvery is how often it is looked for segments to compress.
+const packEvery = 10 * time.Minute
+
+// pack compresses segments that have rested long enough. What cannot be packed stays as it is, and is told once.
+func (p *Process) pack(ctx context.Context) error {
+	tick := time.NewTicker(packEvery)
+	defer tick.Stop()
+	told := ""
+	for {
+		n, err := evlog.Pack(p.Config.Evidence.Dir, time.Now().Add(-time.Duration(p.Config.Evidence.CompressAfter)))
+		if n > 0 {
+			p.Log.Info("segments of the evidence were compressed", "segments", n)
+		}
+		if err != nil && err.Error() != told {
+			told = err.Error()
+			p.Log.Error("the evidence is not compressed; it stays as it is", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
 // contractEnvelope reads a contract as it was published on this machine.
 func (p *Process) contractEnvelope(hash string) ([]byte, error) {
 	raw, err := os.ReadFile(filepath.Join(p.Config.ContractsDir, filepath.Base(hash)+".json"))

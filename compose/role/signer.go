@@ -114,6 +114,7 @@ func (p *Process) serveSigner(ctx context.Context, svc *service.Service, iss *is
 	}
 	s.run("signer", func(ctx context.Context) error { return svc.Serve(ctx, stream) })
 	s.run("transparency log", logs.run)
+	s.run("compression", p.pack)
 	s.run("index of runs", func(ctx context.Context) error { return index.Follow(ctx, indexEvery) })
 	paths := http.NewServeMux()
 	paths.Handle("/", logs.handler(iss.Handler()))

@@ -94,11 +94,11 @@ func (h *held) credential(ctx context.Context, maxTTL time.Duration) (Credential
 		}
 		return h.bounded(l.cred, l.fetched, maxTTL), nil
 	}
-	at := h.b.now()
+	at, seen := h.b.now(), h.kept.Load()
 	last, renewAt, waitAt := h.atHand(maxTTL)
 	if at.Before(waitAt) {
 		if !at.Before(renewAt) && !h.resting(at) {
-			h.fly(maxTTL)
+			h.fly(maxTTL, seen)
 		}
 		return last, nil
 	}
@@ -106,7 +106,7 @@ func (h *held) credential(ctx context.Context, maxTTL time.Duration) (Credential
 		return last, nil
 	}
 	for range 2 { // the fetch that was on its way may have prolonged what this contract holds for too old
-		f := h.fly(maxTTL)
+		f := h.fly(maxTTL, seen)
 		select {
 		case <-f.done:
 		case <-ctx.Done():
@@ -118,6 +118,7 @@ func (h *held) credential(ctx context.Context, maxTTL time.Duration) (Credential
 			}
 			return Credential{}, f.err
 		}
+		seen = f.lease
 		if c := h.bounded(f.lease.cred, f.lease.fetched, maxTTL); c.Expires.IsZero() || h.b.now().Before(c.Expires) {
 			return c, nil
 		}
@@ -150,14 +151,20 @@ func (h *held) resting(at time.Time) bool {
 	return at.Before(h.restTill)
 }
 
-// fly joins the fetch that is on its way, or starts one. It does not end with the call that began it.
-func (h *held) fly(maxTTL time.Duration) *flight {
+// fly joins the fetch that is on its way, or starts one. It does not end with the call that began it. Where another lease is at
+// hand than the caller has seen, a fetch has landed meanwhile, and what it brought is as good as another.
+func (h *held) fly(maxTTL time.Duration, seen *lease) *flight {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.flying != nil {
 		return h.flying
 	}
 	f := &flight{done: make(chan struct{})}
+	if k := h.kept.Load(); k != nil && k != seen {
+		f.lease = k
+		close(f.done)
+		return f
+	}
 	if !h.b.begin() {
 		f.err = errClosed
 		close(f.done)

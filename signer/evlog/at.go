@@ -4,15 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 )
 
 // ReadAt reads the one record at an offset of a segment, both as an Entry told them. Its sequence number is not known here.
 func ReadAt(dir, segment string, offset int64) (Entry, error) {
-	f, err := os.Open(filepath.Join(dir, segment))
+	f, err := openSegment(dir, segment)
 	if err != nil {
-		return Entry{}, fmt.Errorf("evidence log: %w", err)
+		return Entry{}, err
 	}
 	defer f.Close()
 	head := make([]byte, recordHead)

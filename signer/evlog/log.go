@@ -391,11 +391,11 @@ func syncSegments(dir string) error {
 	if err != nil || len(names) == 0 {
 		return err
 	}
-	f, err := os.Open(filepath.Join(dir, names[len(names)-1]))
+	f, err := openSegment(dir, names[len(names)-1])
 	if err != nil {
-		return fmt.Errorf("evidence log: %w", err)
+		return err
 	}
-	return errors.Join(f.Sync(), f.Close())
+	return errors.Join(f.sync(), f.Close())
 }
 
 func syncDir(dir string) error {

@@ -7,8 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sort"
-	"strings"
+	"slices"
 	"time"
 )
 
@@ -51,7 +50,7 @@ func ReadSince(dir string, since time.Time, visit func(Entry) error) error {
 		return err
 	}
 	for len(names) > 1 {
-		info, err := os.Stat(filepath.Join(dir, names[0]))
+		info, err := statSegment(dir, names[0])
 		if err != nil {
 			return fmt.Errorf("evidence log: %w", err)
 		}
@@ -102,12 +101,12 @@ func segments(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".seg") && e.Type().IsRegular() {
-			names = append(names, e.Name())
+		if name := segmentOf(e.Name()); name != "" && e.Type().IsRegular() {
+			names = append(names, name)
 		}
 	}
-	sort.Strings(names)
-	return names, nil
+	slices.Sort(names)
+	return slices.Compact(names), nil // one that is being packed is there twice
 }
 
 // readSegmentFrom visits one segment and says with which record it begins and which would come next.
@@ -121,9 +120,9 @@ func readSegmentFrom(dir, name string, visit func(Entry) error) (first, next uin
 
 // readSegment visits one segment. good is the length of its sound part, next the sequence after its last sound record.
 func readSegment(dir, name string, visit func(Entry) error) (good int64, next uint64, err error) {
-	data, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil {
-		return 0, 0, fmt.Errorf("evidence log: %w", err)
+	data, damage := readWhole(dir, name)
+	if damage != nil && len(data) == 0 {
+		return 0, 0, fmt.Errorf("evidence log: %w", damage)
 	}
 	next, err = parseHeader(data)
 	if err != nil {
@@ -132,6 +131,9 @@ func readSegment(dir, name string, visit func(Entry) error) (good int64, next ui
 	good = headerSize
 	for int(good) < len(data) {
 		kind, payload, size, err := parseRecord(data[good:])
+		if damage != nil && errors.Is(err, errTorn) {
+			break // its rest is in the part that cannot be read
+		}
 		if err != nil {
 			err = errDamagedUnless(tailIsTorn(data[good:], err), err)
 			return good, next, fmt.Errorf("segment %s, offset %d: %w", name, good, err)
@@ -141,6 +143,9 @@ func readSegment(dir, name string, visit func(Entry) error) (good int64, next ui
 		}
 		good += int64(size)
 		next++
+	}
+	if damage != nil {
+		return good, next, fmt.Errorf("segment %s, offset %d: %w", name, good, damage)
 	}
 	return good, next, nil
 }

@@ -4,10 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
-
-	"golang.org/x/sys/unix"
 )
 
 // tailChunk is how much a Tail reads at once, in bytes: several of the largest records.
@@ -22,7 +18,7 @@ type Tail struct {
 	dir  string
 	next uint64 // sequence of the record that is read next
 
-	f    *os.File // its segment; nil: not looked for yet
+	f    segmentFile // it; nil: not looked for yet
 	name string
 	left string // the segment that was read to its end
 	seq  uint64 // of the record at off
@@ -56,7 +52,7 @@ func (t *Tail) Sync() error {
 	if t.f == nil {
 		return nil
 	}
-	if err := unix.Fdatasync(int(t.f.Fd())); err != nil { //nolint:gosec // a file descriptor
+	if err := t.f.sync(); err != nil {
 		return fmt.Errorf("evidence log: sync: %w", err)
 	}
 	return nil
@@ -97,12 +93,12 @@ func (t *Tail) open() error {
 	if found == t.left {
 		return fmt.Errorf("segment %s, offset %d: %w: record %d was written and is not there", t.name, t.off, ErrDamaged, t.next)
 	}
-	f, err := os.Open(filepath.Join(t.dir, found))
+	f, err := openSegment(t.dir, found)
 	if err != nil {
-		return fmt.Errorf("evidence log: %w", err)
+		return err
 	}
 	head := make([]byte, headerSize)
-	if _, err := io.ReadFull(f, head); err != nil {
+	if _, err := f.ReadAt(head, 0); err != nil {
 		return errors.Join(fmt.Errorf("segment %s: %w: %w", found, ErrDamaged, err), f.Close())
 	}
 	if _, err := parseHeader(head); err != nil {
